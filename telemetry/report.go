@@ -1,0 +1,148 @@
+package telemetry
+
+import (
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+)
+
+// report turns a snapshot into observations.
+func (o *observer) report(to metric.Observer, s *Snapshot) {
+	i, client := &o.telemetry.instruments, o.client
+	for n := range s.Caches {
+		o.caches.get(s.Caches[n].Name, o.telemetry.newCacheSeries).report(to, i, &s.Caches[n])
+	}
+	client.other.report(to, i, &s.Other, nonZero)
+
+	if s.MemoryLimit > 0 {
+		to.ObserveInt64(i.memoryUsage, s.MemoryUsage, client.plain...)
+		to.ObserveInt64(i.memoryLimit, s.MemoryLimit, client.plain...)
+	}
+	client.flushes.report(to, i.flushes, all,
+		s.Flushes.Reconnect, s.Flushes.Overflow, s.Flushes.FlushAll, s.Flushes.Topology, s.Flushes.Manual)
+
+	for n := range s.Links {
+		link := &s.Links[n]
+		options := o.links.get(link.Server, o.telemetry.linkOptions)
+		to.ObserveInt64(i.reconnects, link.Reconnects, options...)
+		if link.Staleness >= 0 {
+			to.ObserveFloat64(i.staleness, link.Staleness.Seconds(), options...)
+		}
+	}
+}
+
+type clientSeries struct {
+	plain   []metric.ObserveOption
+	flushes breakdown
+	other   storeSeries
+}
+
+func (t *Telemetry) newClientSeries() *clientSeries {
+	return &clientSeries{
+		plain: observeOptions(t.nameAttr),
+		flushes: newBreakdown(reasonKey, []string{"reconnect", "overflow", "flushall", "topology", "manual"},
+			t.nameAttr),
+		other: newStoreSeries(t.nameAttr),
+	}
+}
+
+func (t *Telemetry) linkOptions(server Server) []metric.ObserveOption {
+	return observeOptions(append(serverAttributes(server), t.nameAttr)...)
+}
+
+type cacheSeries struct {
+	local, remote, source breakdown
+	coalesced             breakdown
+	store                 storeSeries
+}
+
+func (t *Telemetry) newCacheSeries(cache string) *cacheSeries {
+	cacheAttr := cacheKey.String(cache)
+	tier := func(name string) breakdown {
+		return newBreakdown(resultKey, []string{"hit", "miss", "stale", "negative", "bypass"},
+			t.nameAttr, cacheAttr, tierKey.String(name))
+	}
+	return &cacheSeries{
+		local:  tier("local"),
+		remote: tier("remote"),
+		source: tier("source"),
+		coalesced: newBreakdown(scopeKey, []string{string(ScopeProcess), string(ScopeFleet)},
+			t.nameAttr, cacheAttr),
+		store: newStoreSeries(t.nameAttr, cacheAttr),
+	}
+}
+
+func (c *cacheSeries) report(to metric.Observer, i *instruments, s *CacheSnapshot) {
+	c.local.report(to, i.requests, all, s.Local.values()...)
+	c.remote.report(to, i.requests, all, s.Remote.values()...)
+	c.source.report(to, i.requests, all, s.Source.values()...)
+	c.coalesced.report(to, i.loadCoalesced, all, s.Coalesced.Process, s.Coalesced.Fleet)
+	c.store.report(to, i, &s.Store, all)
+}
+
+func (r *Results) values() []int64 {
+	return []int64{r.Hit, r.Miss, r.Stale, r.Negative, r.Bypass}
+}
+
+type storeSeries struct {
+	items                      breakdown
+	evictions                  breakdown
+	tracking, broadcast, local breakdown // invalidations
+	fillsRejected              breakdown
+}
+
+func newStoreSeries(base ...attribute.KeyValue) storeSeries {
+	source := func(name string) breakdown {
+		return newBreakdown(effectKey, []string{"evicted", "absent"}, append(base[:len(base):len(base)], sourceKey.String(name))...)
+	}
+	return storeSeries{
+		items:         breakdown{observeOptions(base...)},
+		evictions:     newBreakdown(reasonKey, []string{"capacity", "expired", "rejected"}, base...),
+		tracking:      source("tracking"),
+		broadcast:     source("broadcast"),
+		local:         source("local"),
+		fillsRejected: newBreakdown(reasonKey, []string{"invalidated", "epoch", "capacity"}, base...),
+	}
+}
+
+func (b *storeSeries) report(to metric.Observer, i *instruments, s *StoreSnapshot, which selection) {
+	b.items.report(to, i.itemCount, which, s.Items)
+	b.evictions.report(to, i.evictions, which, s.Evictions.Capacity, s.Evictions.Expired, s.Evictions.Rejected)
+	b.tracking.report(to, i.invalidations, which, s.Invalidations.Tracking.Evicted, s.Invalidations.Tracking.Absent)
+	b.broadcast.report(to, i.invalidations, which, s.Invalidations.Broadcast.Evicted, s.Invalidations.Broadcast.Absent)
+	b.local.report(to, i.invalidations, which, s.Invalidations.Local.Evicted, s.Invalidations.Local.Absent)
+	b.fillsRejected.report(to, i.fillsRejected, which,
+		s.FillsRejected.Invalidated, s.FillsRejected.Epoch, s.FillsRejected.Capacity)
+}
+
+// breakdown is one instrument's series over the values of one attribute: the options of its observations, built once.
+type breakdown [][]metric.ObserveOption
+
+func newBreakdown(key attribute.Key, values []string, base ...attribute.KeyValue) breakdown {
+	b := make(breakdown, len(values))
+	for n, value := range values {
+		b[n] = observeOptions(append(base[:len(base):len(base)], key.String(value))...)
+	}
+	return b
+}
+
+// selection says which values are reported. All of them as a rule: a rate over a series that first appears at its first event
+// would miss that event.
+type selection bool
+
+const (
+	all     selection = false
+	nonZero selection = true
+)
+
+// report takes the values in the order of the breakdown.
+func (b breakdown) report(to metric.Observer, instrument metric.Int64Observable, which selection, values ...int64) {
+	for n, value := range values {
+		if which == all || value != 0 {
+			to.ObserveInt64(instrument, value, b[n]...)
+		}
+	}
+}
+
+func observeOptions(attributes ...attribute.KeyValue) []metric.ObserveOption {
+	return []metric.ObserveOption{metric.WithAttributeSet(attribute.NewSet(attributes...))}
+}
