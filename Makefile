@@ -1,0 +1,31 @@
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench lint fuzz examples ci clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## three nodes keep their caches coherent: REDIS_ADDR=host:port uses a server that runs, else one is started
+	@test -n "$(REDIS_ADDR)" || scripts/install redis-server
+	@cd examples && go run ./quickstart
+
+test: ## test every module with the race detector, against a real redis-server; TESTFLAGS go to go test
+	@scripts/test $(TESTFLAGS)
+
+bench: ## measure side by side with other caches, as ratios within one run
+	@scripts/install redis-server
+	@cd bench && go run .
+
+lint: ## check format, go vet and golangci-lint
+	@scripts/lint
+
+fuzz: ## fuzz each target for FUZZTIME (default 10s)
+	@scripts/fuzz
+
+examples: ## build and run every example
+	@scripts/examples
+
+ci: ## what the continuous integration runs
+	@.ci/run
+
+clean: ## remove what was built
+	@rm -rf bin
