@@ -1,0 +1,85 @@
+package localcache
+
+import "math/bits"
+
+// A budget divides MaxBytes into the fixed tables and the capacity for entries.
+type budget struct {
+	counters int64 // of popularity, in the store's policy
+	stripes  int64
+	capacity int64 // bytes for entries: what the policy keeps the sum of costs at
+	limit    int64 // fills that would exceed it, counting queued entries, are refused
+}
+
+const (
+	// counterBytes is what the policy allocates for one counter: four rows of half a byte, and two bytes of its Bloom
+	// filter, when the number of counters is a power of two.
+	counterBytes = 4
+
+	stripeBytes = 8
+
+	// queueBytes is the store's channel of 32,768 pointers.
+	queueBytes = 256 << 10
+
+	// slotBytes is what one entry needs in the tables of the store and of its policy: 65 and 17 bytes a slot, of which
+	// between 7/16 and 7/8 are in use.
+	slotBytes = 150
+)
+
+func newBudget(maxBytes int64) budget {
+	b := budget{
+		// Ten counters an entry is what suits the policy; a hundred times as many make it blind to shifts in popularity,
+		// because it ages after as many reads as it has counters.
+		counters: powerOfTwoUpTo(maxBytes / 128),
+		stripes:  min(max(powerOfTwoUpTo(maxBytes/1024), 1024), 65536),
+	}
+	b.capacity = maxBytes - b.counters*counterBytes - b.stripes*stripeBytes - queueBytes - recentBytes
+	b.limit = b.capacity + b.capacity/8
+	return b
+}
+
+// fixed is the part of maxBytes that no entry can use.
+func (c *Cache) fixedBytes() int64 { return c.maxBytes - c.budget.capacity }
+
+func powerOfTwoUpTo(n int64) int64 { return 1 << (bits.Len64(uint64(n)) - 1) }
+
+// allocated returns what the allocator sets aside for an object of n bytes. It asks by growing a slice, which rounds the
+// capacity up to the allocator's size class.
+func allocated(n int) int64 {
+	return int64(cap(append([]byte(nil), make([]byte, n)...)))
+}
+
+// idleBytes is what the store's tables keep for entries that are no longer there: they grow and never shrink. A cache
+// that held many small values and now holds few large ones pays for both.
+func (c *Cache) idleBytes() int64 {
+	return max(0, c.mostItems.Load()-c.items.Load()) * slotBytes
+}
+
+// entryBytes is the sum of costs at which entries and the idle part of tables that have held mostItems fill the capacity
+// together, if entries go on costing what they cost on average now. It solves
+//
+//	sum + (mostItems - sum/average) * slotBytes = capacity
+func (b budget) entryBytes(items, bytes, mostItems int64) int64 {
+	if items <= 0 {
+		return b.capacity
+	}
+	average := float64(bytes) / float64(items)
+	sum := float64(b.capacity-mostItems*slotBytes) / (1 - slotBytes/average)
+	return min(max(int64(sum), b.capacity/8), b.capacity)
+}
+
+// admit books an entry of the given cost, or refuses if that would exceed the limit. The policy alone would not keep the
+// budget: it does not see queued values, of which there can be 32,768, and it loses track of a cost when a fill of a key
+// replaces another while the queue is full.
+func (c *Cache) admit(cost int64) bool {
+	if cost > c.budget.capacity {
+		return false
+	}
+	c.items.Add(1)
+	if c.bytes.Add(cost)+c.idleBytes() <= c.budget.limit {
+		return true
+	}
+	c.items.Add(-1)
+	c.bytes.Add(-cost)
+	c.requestTrim()
+	return false
+}

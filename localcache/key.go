@@ -1,0 +1,11 @@
+package localcache
+
+// Key is the 128-bit hash of a user's key under the seeds of one [View]; see [View.Key]. Keys are comparable and can be
+// kept and reused, but mean nothing to another view or another process.
+//
+// One half is the address in the store, which knows 64-bit keys only. The other is kept in the entry and verified by
+// every read, so two keys share an entry only if all 128 bits collide. With the address alone a cache of a hundred
+// million keys would serve somebody else's value with a probability of about 1 in 3,700.
+type Key struct {
+	hi, lo uint64
+}
