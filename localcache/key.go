@@ -9,3 +9,6 @@ package localcache
 type Key struct {
 	hi, lo uint64
 }
+
+// Part picks one of n parts for the key, n a power of two: for tables of the caller's own that are split to spread their locks.
+func (k Key) Part(n int) int { return k.cell(n) }
