@@ -2,6 +2,7 @@ package telemetry
 
 import (
 	"context"
+	"slices"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
@@ -34,8 +35,10 @@ func (l Load) End(err error) { l.end(err, classify) }
 type Scope string
 
 const (
-	ScopeProcess Scope = "process" // another goroutine of this process loads
-	ScopeFleet   Scope = "fleet"   // another node of the fleet holds the lease
+	// ScopeProcess: another goroutine of this process loads.
+	ScopeProcess Scope = "process"
+	// ScopeFleet: another node of the fleet holds the lease.
+	ScopeFleet Scope = "fleet"
 )
 
 // Follow is a wait for another's load; [Follow.End] it.
@@ -82,5 +85,5 @@ func (t *Telemetry) followSeries(key followKey) *series {
 
 // withLink is options and a link, leaving options, which are shared, as they are.
 func withLink(options []trace.SpanStartOption, to trace.SpanContext) []trace.SpanStartOption {
-	return append(options[:len(options):len(options)], trace.WithLinks(trace.Link{SpanContext: to}))
+	return append(slices.Clip(options), trace.WithLinks(trace.Link{SpanContext: to}))
 }

@@ -1,6 +1,8 @@
 package telemetry
 
 import (
+	"slices"
+
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 )
@@ -92,7 +94,7 @@ type storeSeries struct {
 
 func newStoreSeries(base ...attribute.KeyValue) storeSeries {
 	source := func(name string) breakdown {
-		return newBreakdown(effectKey, []string{"evicted", "absent"}, append(base[:len(base):len(base)], sourceKey.String(name))...)
+		return newBreakdown(effectKey, []string{"evicted", "absent"}, append(slices.Clip(base), sourceKey.String(name))...)
 	}
 	return storeSeries{
 		items:         breakdown{observeOptions(base...)},
@@ -120,7 +122,7 @@ type breakdown [][]metric.ObserveOption
 func newBreakdown(key attribute.Key, values []string, base ...attribute.KeyValue) breakdown {
 	b := make(breakdown, len(values))
 	for n, value := range values {
-		b[n] = observeOptions(append(base[:len(base):len(base)], key.String(value))...)
+		b[n] = observeOptions(append(slices.Clip(base), key.String(value))...)
 	}
 	return b
 }

@@ -146,7 +146,7 @@ func (s *sdk) only(t testing.TB) sdktrace.ReadOnlySpan {
 func describe(attributes []attribute.KeyValue) string {
 	words := make([]string, len(attributes))
 	for n, a := range attributes {
-		words[n] = string(a.Key) + "=" + a.Value.Emit()
+		words[n] = string(a.Key) + "=" + a.Value.String()
 	}
 	return set(words...)
 }
