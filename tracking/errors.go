@@ -1,0 +1,102 @@
+package tracking
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"github.com/redis/rueidis"
+)
+
+var (
+	// ErrNoTracking means that the server, a proxy before it, or the user's rights do not allow tracking. The [LinkError] around it says
+	// which command failed and what to change. It will not go away by waiting.
+	ErrNoTracking = errors.New("tracking: the server does not announce changes to this client")
+
+	// ErrNotPrimary means that the server is a replica or a sentinel: what it announces is not what the primary has acknowledged.
+	ErrNotPrimary = errors.New("tracking: the server is not a primary")
+
+	// ErrCredentials means that the server refused the user name and password.
+	ErrCredentials = errors.New("tracking: the server refused the credentials")
+
+	// ErrLinkDown means that there is no link at the moment: the server cannot be reached, does not answer, or closed the connection. The
+	// tracker tries again for as long as it is open.
+	ErrLinkDown = errors.New("tracking: the link is down")
+
+	// ErrClosed means that the tracker has been closed.
+	ErrClosed = errors.New("tracking: the tracker is closed")
+
+	// ErrProbeRefused means that [Probe] could not write its key, so that it proved nothing.
+	ErrProbeRefused = errors.New("tracking: the probe's key could not be written")
+)
+
+// A LinkError says why a link could not be made or was given up. It wraps one of ErrNoTracking, ErrNotPrimary, ErrCredentials,
+// ErrProbeRefused and ErrLinkDown, and the cause if there is one. It contains no password.
+type LinkError struct {
+	Address string // the server's, as configured
+	Step    string // the command, or "connect", "heartbeat"
+	Kind    error  // one of the sentinels of this package
+	Cause   error  // what the server or the network said; may be nil
+	Advice  string // what to do; may be empty
+}
+
+// Error returns the address, the step, what went wrong and what to do.
+func (e *LinkError) Error() string {
+	what := strings.TrimPrefix(e.Kind.Error(), "tracking: ")
+	if e.Cause != nil {
+		what = e.Cause.Error()
+	}
+	text := "tracking: link to " + e.Address + ": " + e.Step + ": " + what
+	if e.Advice != "" {
+		text += ": " + e.Advice
+	}
+	return text
+}
+
+// Unwrap returns the kind and the cause.
+func (e *LinkError) Unwrap() []error {
+	if e.Cause == nil {
+		return []error{e.Kind}
+	}
+	return []error{e.Kind, e.Cause}
+}
+
+// refusal returns the text of the server's error reply, and false if err is none.
+func refusal(err error) (string, bool) {
+	if reply, ok := rueidis.IsRedisErr(err); ok && !reply.IsNil() {
+		return reply.Error(), true
+	}
+	return "", false
+}
+
+// noAnswer reports whether the server said that it cannot say anything now: a script runs, or the data set is being loaded.
+func noAnswer(err error) bool {
+	text, ok := refusal(err)
+	return ok && (strings.HasPrefix(text, "BUSY") || strings.HasPrefix(text, "LOADING"))
+}
+
+// causeOf returns why a context ended if it is the reason for err, else err.
+func causeOf(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// redact returns err without the secrets. Servers that do not know a command repeat its arguments in their reply, and HELLO has the password
+// among them.
+func redact(err error, secrets []string) error {
+	if err == nil {
+		return nil
+	}
+	text := err.Error()
+	for _, secret := range secrets {
+		if secret != "" {
+			text = strings.ReplaceAll(text, secret, "***")
+		}
+	}
+	if text == err.Error() {
+		return err
+	}
+	return errors.New(text)
+}

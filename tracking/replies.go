@@ -1,0 +1,97 @@
+package tracking
+
+import (
+	"fmt"
+	"slices"
+)
+
+// The replies of the server, as rueidis decodes them: string, int64, float64, bool, error, []any, map[string]any, nil.
+
+// helloReply is what HELLO says of the server and the connection.
+type helloReply struct {
+	product    string // "redis", "valkey"
+	version    string
+	protocol   int64
+	connection int64 // the id in CLIENT LIST
+}
+
+func parseHello(reply any) (helloReply, error) {
+	fields, err := asMap(reply)
+	if err != nil {
+		return helloReply{}, fmt.Errorf("reply of HELLO: %w", err)
+	}
+	var hello helloReply
+	hello.product, _ = fields["server"].(string)
+	hello.version, _ = fields["version"].(string)
+	hello.connection, _ = fields["id"].(int64)
+	var ok bool
+	if hello.protocol, ok = fields["proto"].(int64); !ok {
+		return helloReply{}, fmt.Errorf("reply of HELLO: no protocol version in %v", fields)
+	}
+	return hello, nil
+}
+
+// primaryRole is how ROLE names a primary.
+const primaryRole = "master"
+
+// parseRole returns the first element of the reply of ROLE: "master", "slave" or "sentinel".
+func parseRole(reply any) (string, error) {
+	if fields, ok := reply.([]any); ok && len(fields) > 0 {
+		if role, ok := fields[0].(string); ok {
+			return role, nil
+		}
+	}
+	return "", fmt.Errorf("reply of ROLE is not a role: %.100v", reply)
+}
+
+// checkTracking returns an error if the server's own view of the link (CLIENT TRACKINGINFO) is not a broadcast of exactly these prefixes.
+func checkTracking(reply any, prefixes []string) error {
+	fields, err := asMap(reply)
+	if err != nil {
+		return fmt.Errorf("reply of CLIENT TRACKINGINFO: %w", err)
+	}
+	if flags := asStrings(fields["flags"]); !slices.Contains(flags, "bcast") {
+		return fmt.Errorf("the server does not broadcast to this connection: its flags are %q", flags)
+	}
+	got, want := asStrings(fields["prefixes"]), slices.Clone(prefixes)
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		return fmt.Errorf("the server follows %d prefixes where %d were asked for, or others", len(got), len(want))
+	}
+	return nil
+}
+
+// asMap accepts a map, and the flat array that stands for one in RESP2.
+func asMap(reply any) (map[string]any, error) {
+	switch reply := reply.(type) {
+	case map[string]any:
+		return reply, nil
+	case []any:
+		if len(reply)%2 == 1 {
+			return nil, fmt.Errorf("an array of %d elements is not a map", len(reply))
+		}
+		fields := make(map[string]any, len(reply)/2)
+		for i := 0; i < len(reply); i += 2 {
+			name, ok := reply[i].(string)
+			if !ok {
+				return nil, fmt.Errorf("a map has a name that is no string: %.100v", reply[i])
+			}
+			fields[name] = reply[i+1]
+		}
+		return fields, nil
+	}
+	return nil, fmt.Errorf("not a map: %.100v", reply)
+}
+
+// asStrings returns the strings in an array, without whatever else is in it.
+func asStrings(reply any) []string {
+	elements, _ := reply.([]any)
+	texts := make([]string, 0, len(elements))
+	for _, element := range elements {
+		if text, ok := element.(string); ok {
+			texts = append(texts, text)
+		}
+	}
+	return texts
+}
