@@ -23,7 +23,3 @@ require (
 )
 
 replace github.com/go-nearcache/nearcache => ..
-
-require github.com/go-nearcache/nearcache v0.0.0
-
-replace github.com/go-nearcache/nearcache => ../
