@@ -41,14 +41,18 @@ type redisError interface {
 	IsNil() bool
 }
 
-// statusCode is the upper-case word that an error reply begins with. Clients strip the generic one, ERR.
+// statusCode is the upper-case word that an error reply begins with. Clients strip the generic one, ERR; it also stands for what
+// is too long to be a code, since scripts may answer anything.
 func statusCode(message string) string {
+	const longest = 32
 	code, _, _ := strings.Cut(message, " ")
-	if code == "" || strings.ContainsFunc(code, func(r rune) bool { return (r < 'A' || r > 'Z') && r != '_' }) {
+	if code == "" || len(code) > longest || strings.ContainsFunc(code, notOfCode) {
 		return "ERR"
 	}
 	return code
 }
+
+func notOfCode(r rune) bool { return (r < 'A' || r > 'Z') && r != '_' }
 
 // errorType is error.type: "timeout" or "canceled" where the operation ran out of time or was given up, otherwise what the
 // conventions' own [semconv.ErrorType] says, but for errors without a type of their own. Those are all one type to it, named
