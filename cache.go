@@ -1,0 +1,275 @@
+package nearcache
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/go-nearcache/nearcache/localcache"
+)
+
+// A Cache is one kind of item under one prefix: typed, read-through, coherent. All of its methods may be called from any goroutine.
+//
+// A value that Get returns is shared with every other reader of this node: treat what it points to as read-only.
+type Cache[V any] struct {
+	client  *Client
+	config  Config[V]
+	view    *localcache.View[record[V]]
+	flights flights[V]
+	wakes   wakes
+	counts  counts
+	nilable bool
+
+	// staleness is Options.MaxStaleness, here for the path of a hit.
+	staleness time.Duration
+}
+
+// record is what L1 holds: a value, or that there is none.
+type record[V any] struct {
+	value  V
+	absent bool
+}
+
+// New makes a cache on a client. It returns an error that names the field, the value and the rule if the config is not valid, and if another
+// cache of the client has the name or the prefix.
+func New[V any](client *Client, config Config[V]) (*Cache[V], error) {
+	config = config.withDefaults()
+	if err := config.validate(client.options.Prefixes); err != nil {
+		return nil, err
+	}
+	if client.closed.Load() {
+		return nil, ErrClosed
+	}
+	c := &Cache[V]{
+		client:    client,
+		config:    config,
+		view:      localcache.NewView[record[V]](client.local, config.Name),
+		nilable:   nilable[V](),
+		staleness: client.options.MaxStaleness,
+	}
+	if err := client.caches.add(c); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// Name returns Config.Name.
+func (c *Cache[V]) Name() string { return c.config.Name }
+
+// Get returns the item: from L1, else from Redis, else from the loader. It returns ErrNotFound if there is none, and otherwise the
+// loader's error as it is, a WrongTypeError, or an error that wraps ErrUnavailable. Without options it returns no value that had been
+// overwritten for longer than Options.MaxStaleness when the call began, however the network, the server or this process were held up.
+//
+// A hit in L1 does not look at ctx. Otherwise its end ends the wait, and not a load that others may be waiting for.
+func (c *Cache[V]) Get(ctx context.Context, key string, options ...ReadOption) (V, error) {
+	k := c.view.Key(key)
+	q := c.query(options)
+	found, result := c.view.Get(k, q.began, q.notBefore)
+	if result == localcache.Hit && !found.absent {
+		return found.value, nil
+	}
+	return c.miss(ctx, key, k, q, found, result)
+}
+
+// query is what a reader asks for: every write acknowledged before notBefore.
+type query struct {
+	began     localcache.Instant
+	notBefore localcache.Instant
+}
+
+func (c *Cache[V]) query(options []ReadOption) query {
+	o := readOptions{staleness: c.staleness}
+	for _, option := range options {
+		o = option.apply(o)
+	}
+	now := localcache.Now()
+	return query{began: now, notBefore: now.Add(-o.staleness)}
+}
+
+// miss goes on where L1 did not answer.
+func (c *Cache[V]) miss(ctx context.Context, key string, k localcache.Key, q query, found *record[V], result localcache.Result) (V, error) {
+	if answer, err, done := c.lookAgain(ctx, key, k, q, found, result); done {
+		return answer, err
+	}
+	f, leader := c.flights.join(c.view, c.client.shard, k, q.notBefore)
+	if leader {
+		c.read(ctx, f, key, k)
+	} else {
+		c.counts.coalesced.Add(1)
+	}
+	return c.wait(ctx, f)
+}
+
+// lookAgain answers from L1 after all: what is negative, what only lacked certainty, after a fence, and what the policy for a link
+// that is down lets pass. Or it refuses; or, not done, it sends the reader on to Redis.
+func (c *Cache[V]) lookAgain(ctx context.Context, key string, k localcache.Key, q query, found *record[V], result localcache.Result) (answer V, err error, done bool) {
+	if c.client.closed.Load() {
+		return answer, ErrClosed, true
+	}
+	if err := c.checkKey(key); err != nil {
+		return answer, err, true
+	}
+	if result == localcache.Stale && c.client.Fence(ctx) == nil {
+		found, result = c.view.Get(k, q.began, q.notBefore)
+	}
+	if !c.client.shard.Live() {
+		switch c.client.options.OnDisconnect {
+		case FailReads:
+			return answer, ErrDisconnected, true
+		case ServeStale:
+			if result == localcache.Stale {
+				found, result = c.view.Get(k, q.began, q.began.Add(-c.client.options.StaleLimit))
+				if result == localcache.Hit {
+					c.counts.localStale.Add(1)
+				}
+			}
+		}
+	}
+	switch {
+	case result == localcache.Hit && !found.absent:
+		return found.value, nil, true
+	case result == localcache.Hit:
+		c.counts.localNegative.Add(1)
+		return answer, ErrNotFound, true
+	case ctx.Err() != nil:
+		return answer, context.Cause(ctx), true
+	}
+	return answer, nil, false
+}
+
+// Set writes a value to Redis, for Config.TTL, and so ends what any node holds or is loading. After it returns, with or without an
+// error, no read on this node returns an older value than Redis does. If the error is not from validation or encoding, nobody knows
+// whether Redis carried the write out.
+func (c *Cache[V]) Set(ctx context.Context, key string, value V) error {
+	if err := c.writable(key); err != nil {
+		return err
+	}
+	data, err := c.encode(key, value)
+	if err != nil {
+		return err
+	}
+	return c.write(key, func(full string) error {
+		return c.client.remote.set(ctx, full, data, c.config.TTL)
+	})
+}
+
+// Delete removes the item from Redis and from every node. What it says of reads and errors is as for Set. An item that is not there is no
+// error.
+func (c *Cache[V]) Delete(ctx context.Context, key string) error {
+	return c.DeleteMany(ctx, []string{key})
+}
+
+// DeleteMany is Delete for several items in one round trip.
+func (c *Cache[V]) DeleteMany(ctx context.Context, keys []string) error {
+	if len(keys) == 0 {
+		return nil
+	}
+	full := make([]string, len(keys))
+	for i, key := range keys {
+		if err := c.writable(key); err != nil {
+			return err
+		}
+		full[i] = c.config.Prefix + key
+	}
+	defer c.invalidateAll(full)
+	c.invalidateAll(full)
+	if err := c.client.remote.delete(ctx, full); err != nil {
+		return fmt.Errorf("nearcache: cache %q: delete: %w", c.config.Name, err)
+	}
+	return nil
+}
+
+func (c *Cache[V]) invalidateAll(full []string) {
+	for _, key := range full {
+		c.client.invalidate(key, localcache.Local)
+	}
+}
+
+// write surrounds a write to Redis with what makes this node read it: L1 and all fetches under way forget the key before the write is
+// sent, and again after it is answered, because the server may answer before it pushes.
+func (c *Cache[V]) write(key string, do func(full string) error) error {
+	full := c.config.Prefix + key
+	defer c.client.invalidate(full, localcache.Local)
+	c.client.invalidate(full, localcache.Local)
+	if err := do(full); err != nil {
+		return fmt.Errorf("nearcache: cache %q: write: %w", c.config.Name, err)
+	}
+	return nil
+}
+
+// largest is what Redis takes as one key or value.
+const largest = 512 << 20
+
+func (c *Cache[V]) checkKey(key string) error {
+	switch {
+	case key == "":
+		return fmt.Errorf("%w: it is empty: the key in Redis would be the bare prefix %q of the cache %q", ErrInvalidKey, c.config.Prefix, c.config.Name)
+	case len(key) > largest-len(c.config.Prefix):
+		return fmt.Errorf("%w: it has %d bytes, and Redis takes 512 MB with the prefix", ErrInvalidKey, len(key))
+	}
+	return nil
+}
+
+func (c *Cache[V]) writable(key string) error {
+	if c.client.closed.Load() {
+		return ErrClosed
+	}
+	return c.checkKey(key)
+}
+
+func (c *Cache[V]) encode(key string, value V) ([]byte, error) {
+	data, err := c.config.Codec.encode(value)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("nearcache: cache %q: encode the value of %q: %w", c.config.Name, key, err)
+	case len(data) > largest:
+		return nil, fmt.Errorf("%w: that of %q has %d bytes encoded, and Redis takes 512 MB", ErrInvalidValue, key, len(data))
+	case isReserved(data):
+		return nil, fmt.Errorf("%w: that of %q starts with the bytes %q, which mark leases", ErrInvalidValue, key, reservedPrefix)
+	}
+	return data, nil
+}
+
+// decode reports a value that does not decode; the reader goes on as if there were none.
+func (c *Cache[V]) decode(ctx context.Context, full string, data []byte) (V, error) {
+	value, err := c.config.Codec.decode(data)
+	if err != nil {
+		c.counts.undecodable.Add(1)
+		err = fmt.Errorf("nearcache: cache %q: decode the value of %q: %w", c.config.Name, full, err)
+		if c.counts.undecodableLog.allow() {
+			c.client.logger.LogAttrs(ctx, slog.LevelError, "nearcache: a value in Redis does not decode and is loaded again",
+				slog.String("cache", c.config.Name), slog.Int("bytes", len(data)))
+		}
+	}
+	return value, err
+}
+
+// keep stores what was fetched in L1, if nothing has changed since the token was taken.
+func (c *Cache[V]) keep(k localcache.Key, token localcache.Token, r reply, value record[V]) {
+	life := c.config.LocalTTL
+	if value.absent {
+		life = min(life, c.config.NegativeTTL)
+	}
+	if r.life != noExpiry {
+		life = min(life, r.life)
+	}
+	if life > 0 {
+		c.view.Fill(k, token, value, r.fetched.Add(life), int64(len(r.data)))
+	}
+}
+
+// The methods of registered.
+
+func (c *Cache[V]) invalidate(full string, cause localcache.Cause) {
+	if key, ok := strings.CutPrefix(full, c.config.Prefix); ok {
+		k := c.view.Key(key)
+		c.view.Invalidate(k, cause)
+		c.wakes.wake(k)
+	}
+}
+
+func (c *Cache[V]) wakeAll() { c.wakes.wakeAll() }
+
+func (c *Cache[V]) describe() (name, prefix string) { return c.config.Name, c.config.Prefix }

@@ -1,0 +1,299 @@
+package nearcache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/go-nearcache/nearcache/localcache"
+	"github.com/go-nearcache/nearcache/telemetry"
+	"github.com/go-nearcache/nearcache/tracking"
+)
+
+// A Client is a node: one per process and Redis server. It holds the connections, the invalidation link, the budget of L1 and the
+// instruments that the caches made with New share. All of its methods may be called from any goroutine.
+type Client struct {
+	options   Options
+	redis     rueidis.Client
+	local     *localcache.Cache
+	shard     *localcache.Shard
+	tracker   *tracking.Tracker
+	telemetry *telemetry.Telemetry
+	logger    *slog.Logger
+	remote    remote
+
+	caches caches
+	loads  loads
+	closed atomic.Bool
+	close  struct {
+		once sync.Once
+		done chan struct{}
+	}
+	flushes struct{ reconnect, flushAll atomic.Int64 }
+}
+
+// Open connects to Redis, proves that the server announces changes, and returns once the invalidation link is live. It fails with
+// an error that wraps ErrNoTracking if the server, a proxy or the user's rights do not allow tracking, and with the reason if there is no
+// server. ctx bounds Open alone.
+func Open(ctx context.Context, options Options) (*Client, error) {
+	options = options.withDefaults()
+	if err := options.validate(); err != nil {
+		return nil, err
+	}
+	instruments, err := telemetry.New(telemetry.Options{
+		Name:           options.Name,
+		TracerProvider: options.TracerProvider,
+		MeterProvider:  options.MeterProvider,
+		Propagator:     options.Propagator,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("nearcache: telemetry: %w", err)
+	}
+	local, err := localcache.New(localcache.Options{MaxBytes: options.MaxBytes})
+	if err != nil {
+		return nil, fmt.Errorf("nearcache: %w", err)
+	}
+	c := &Client{
+		options:   options,
+		local:     local,
+		shard:     local.NewShard(),
+		telemetry: instruments,
+		logger:    options.Logger,
+	}
+	c.close.done = make(chan struct{})
+	c.remote.timeout, c.remote.telemetry, c.remote.linkLive = options.RemoteTimeout, instruments, c.shard.Live
+	c.remote.server = telemetry.ParseServer(options.Redis.InitAddress[0])
+	c.loads.init()
+	if err := c.connect(ctx); err != nil {
+		return nil, errors.Join(err, c.disconnect(ctx))
+	}
+	return c, nil
+}
+
+func (c *Client) connect(ctx context.Context) (err error) {
+	if c.redis, err = rueidis.NewClient(c.options.Redis); err != nil {
+		return fmt.Errorf("nearcache: cannot connect to Redis at %q: %w: start a server there or correct Options.Redis", c.options.Redis.InitAddress, err)
+	}
+	if mode := c.redis.Mode(); mode != rueidis.ClientModeStandalone {
+		return fmt.Errorf("nearcache: Redis at %q runs as a %s, and a single server is what this version covers: name a server on its own in Options.Redis.InitAddress", c.options.Redis.InitAddress, mode)
+	}
+	c.remote.redis = c.redis
+	c.tracker, err = tracking.Open(ctx, tracking.Options{
+		Redis:     c.options.Redis,
+		Prefixes:  c.options.Prefixes,
+		Handler:   (*linkHandler)(c),
+		Heartbeat: c.options.heartbeat(),
+		Logger:    c.logger,
+	})
+	if err != nil {
+		return fmt.Errorf("nearcache: %w", err)
+	}
+	// A proxy may accept the command and push nothing, so the link is proved by a write. A user without the right to write has no
+	// such proof, and needs none less for it.
+	if err := tracking.Probe(ctx, c.options.Redis, c.options.Prefixes[0]); err != nil {
+		if !errors.Is(err, tracking.ErrProbeRefused) {
+			return fmt.Errorf("nearcache: %w", err)
+		}
+		c.logger.LogAttrs(ctx, slog.LevelWarn, "nearcache: tracking is not proved: the user may not write", slog.String("error", err.Error()))
+	}
+	_, err = c.telemetry.Observe(c.observe)
+	return err
+}
+
+// disconnect ends what connect started, in the order in which nothing can be stored after its protection is gone.
+func (c *Client) disconnect(ctx context.Context) (err error) {
+	c.shard.Suspend()
+	if c.tracker != nil {
+		err = c.tracker.Close(ctx)
+	}
+	if c.redis != nil {
+		c.redis.Close()
+	}
+	c.local.Close()
+	return errors.Join(err, c.telemetry.Close())
+}
+
+// Close ends the client. New calls fail with ErrClosed at once; loads that are running may finish until ctx ends, and are cancelled
+// then. It leaves no goroutine and no connection behind, except a loader that does not obey its context. Calling it again waits for the
+// first call. The error is ctx's if loads had to be cancelled.
+func (c *Client) Close(ctx context.Context) (err error) {
+	c.close.once.Do(func() {
+		defer close(c.close.done)
+		c.closed.Store(true)
+		c.shard.Suspend()
+		err = c.loads.close(ctx)
+		c.caches.wakeAll()
+		err = errors.Join(err, c.disconnect(ctx))
+	})
+	select {
+	case <-c.close.done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Fence returns once every write that had been acknowledged by Redis when it was called has reached L1. Reads that begin after
+// it see those writes, without Fresh. It costs two small round trips, shared by all callers.
+func (c *Client) Fence(ctx context.Context) error {
+	if c.closed.Load() {
+		return ErrClosed
+	}
+	began := time.Now()
+	err := c.tracker.Fence(ctx)
+	c.telemetry.Fence(ctx, time.Since(began), err)
+	return err
+}
+
+// invalidate makes L1 forget one key of Redis in whichever caches may hold it.
+func (c *Client) invalidate(key string, cause localcache.Cause) {
+	for _, cache := range c.caches.all() {
+		cache.invalidate(key, cause)
+	}
+}
+
+// linkHandler is the client as its link sees it. Its methods run on the goroutine that reads the link: none blocks.
+type linkHandler Client
+
+func (h *linkHandler) Live(asOf time.Time) {
+	if h.closed.Load() {
+		return
+	}
+	h.shard.Renew(localcache.At(asOf))
+	h.flushes.reconnect.Add(1)
+	(*Client)(h).remote.reachable()
+	h.caches.wakeAll()
+}
+
+func (h *linkHandler) Invalidate(key string) { (*Client)(h).invalidate(key, localcache.Tracking) }
+
+func (h *linkHandler) Flush() {
+	h.shard.Renew(h.shard.AsOf())
+	h.flushes.flushAll.Add(1)
+	h.caches.wakeAll()
+}
+
+func (h *linkHandler) Lost(error) {
+	if h.options.OnDisconnect == ServeStale && !h.closed.Load() {
+		h.shard.Freeze()
+	} else {
+		h.shard.Suspend()
+	}
+	h.caches.wakeAll()
+}
+
+func (h *linkHandler) Confirm(asOf time.Time) { h.shard.Confirm(localcache.At(asOf)) }
+
+// registered is a typed cache as the client sees it.
+type registered interface {
+	invalidate(key string, cause localcache.Cause) // key as Redis knows it
+	wakeAll()
+	describe() (name, prefix string)
+	stats() CacheStats
+}
+
+// caches is the list of a client's typed caches: written rarely, read for every push.
+type caches struct {
+	mu   sync.Mutex
+	list atomic.Pointer[[]registered]
+}
+
+func (c *caches) all() []registered {
+	if list := c.list.Load(); list != nil {
+		return *list
+	}
+	return nil
+}
+
+func (c *caches) add(cache registered) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	name, prefix := cache.describe()
+	all := c.all()
+	for _, other := range all {
+		otherName, otherPrefix := other.describe()
+		if name == otherName {
+			return configError(name, "Name", fmt.Sprintf("%q", name), "is taken by another cache of this client: use that one, or another name")
+		}
+		if prefix == otherPrefix {
+			return configError(name, "Prefix", fmt.Sprintf("%q", prefix), fmt.Sprintf("is the one of the cache %q: two caches would decode each other's values", otherName))
+		}
+	}
+	all = append(all[:len(all):len(all)], cache)
+	c.list.Store(&all)
+	return nil
+}
+
+func (c *caches) wakeAll() {
+	for _, cache := range c.all() {
+		cache.wakeAll()
+	}
+}
+
+// loads counts the goroutines that run loaders, so that Close can wait for them and, in the end, cancel them.
+type loads struct {
+	mu      sync.Mutex
+	running int
+	closed  bool
+	idle    chan struct{} // closed once there are none and there will be none
+	ctx     context.Context
+	cancel  context.CancelCauseFunc
+}
+
+func (l *loads) init() {
+	l.idle = make(chan struct{})
+	l.ctx, l.cancel = context.WithCancelCause(context.Background())
+}
+
+// begin reports false if the client is closed.
+func (l *loads) begin() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return false
+	}
+	l.running++
+	return true
+}
+
+func (l *loads) end() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.running--
+	if l.closed && l.running == 0 {
+		close(l.idle)
+	}
+}
+
+// close returns once no load runs. When ctx ends before, the loads are cancelled, and given up if they do not obey.
+func (l *loads) close(ctx context.Context) error {
+	l.mu.Lock()
+	l.closed = true
+	if l.running == 0 {
+		close(l.idle)
+	}
+	l.mu.Unlock()
+	defer l.cancel(ErrClosed)
+	select {
+	case <-l.idle:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("nearcache: loads were still running and have been cancelled: %w", context.Cause(ctx))
+	}
+}
+
+// attach gives a load its context: the values of the caller that started it, and an end with the client.
+func (l *loads) attach(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(l.ctx, func() { cancel(ErrClosed) })
+	return ctx, func() {
+		stop()
+		cancel(context.Canceled)
+	}
+}

@@ -1,0 +1,166 @@
+package nearcache
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"github.com/go-nearcache/nearcache/localcache"
+)
+
+// loadsAtOnce is how many loaders one GetMany keeps running.
+const loadsAtOnce = 16
+
+// missed is a key that GetMany did not find in L1.
+type missed[V any] struct {
+	key  string
+	hash localcache.Key
+	f    *flight[V]
+}
+
+// GetMany returns the items that exist, by key: those in L1 at once, the others from Redis in one round trip, and what Redis does not
+// hold from the loader, several at a time. A key without an item is not in the map. If some keys fail, the map holds the others, and the
+// error joins a KeyError for each. Options and bounds are those of Get.
+func (c *Cache[V]) GetMany(ctx context.Context, keys []string, options ...ReadOption) (map[string]V, error) {
+	q := c.query(options)
+	items := make(map[string]V, len(keys))
+	var failures []error
+	var mine, others []missed[V]
+	for _, key := range keys {
+		k := c.view.Key(key)
+		found, result := c.view.Get(k, q.began, q.notBefore)
+		if result == localcache.Hit && !found.absent {
+			items[key] = found.value
+			continue
+		}
+		answer, err, done := c.lookAgain(ctx, key, k, q, found, result)
+		switch {
+		case !done:
+			f, leader := c.flights.join(c.view, c.client.shard, k, q.notBefore)
+			if leader {
+				mine = append(mine, missed[V]{key, k, f})
+			} else {
+				// A key that is given twice comes here the second time, and waits for the first.
+				c.counts.coalesced.Add(1)
+				others = append(others, missed[V]{key, k, f})
+			}
+		case err == nil:
+			items[key] = answer
+		case !errors.Is(err, ErrNotFound):
+			failures = append(failures, &KeyError{Key: key, Err: err})
+		}
+	}
+	if len(mine) > 0 {
+		c.readMany(ctx, mine)
+	}
+	// The caller's own flights are on their way before it waits for anybody else's, so two callers never wait for each other.
+	for _, m := range append(mine, others...) {
+		value, err := c.wait(ctx, m.f)
+		switch {
+		case err == nil:
+			items[m.key] = value
+		case !errors.Is(err, ErrNotFound):
+			failures = append(failures, &KeyError{Key: m.key, Err: err})
+		}
+	}
+	return items, errors.Join(failures...)
+}
+
+// readMany leads several flights: one round trip for all, and loads, a few at a time, for those that it does not settle.
+func (c *Cache[V]) readMany(ctx context.Context, mine []missed[V]) {
+	full := make([]string, len(mine))
+	for i, m := range mine {
+		full[i] = c.config.Prefix + m.key
+	}
+	answers := c.client.remote.fetchMany(ctx, full)
+	if c.config.Load == nil {
+		// Without a loader, whose lease would be refused, nothing else tells a key of another type from one that is not there.
+		c.refuseOtherTypes(ctx, full, answers)
+	}
+	var settled, open []answered[V]
+	for i, m := range mine {
+		if c.settle(ctx, m.f, m.hash, full[i], &answers[i]) {
+			settled = append(settled, answered[V]{m, answers[i]})
+		} else {
+			open = append(open, answered[V]{m, answers[i]})
+		}
+	}
+	if len(settled) > 0 {
+		c.detach(ctx, func(ctx context.Context) { c.keepMany(ctx, settled) })
+	}
+	if len(open) == 0 {
+		return
+	}
+	abandoned := ctx.Err() != nil
+	if !c.detach(ctx, func(ctx context.Context) { c.resumeMany(ctx, open, abandoned) }) {
+		for _, m := range open {
+			c.flights.end(m.hash, m.f, record[V]{}, ErrClosed)
+		}
+	}
+}
+
+// answered is a key of GetMany with what Redis holds.
+type answered[V any] struct {
+	missed[V]
+	answer reply
+}
+
+// keepMany stores in L1 what a GetMany has returned already. It comes after, because L1 has to know how long the values live, and nobody
+// should wait for that.
+func (c *Cache[V]) keepMany(ctx context.Context, settled []answered[V]) {
+	kept := settled[:0]
+	var full []string
+	var answers []reply
+	for _, s := range settled {
+		if (s.answer.state == held || s.answer.state == negative) && s.f.token.Live() {
+			kept = append(kept, s)
+			full = append(full, c.config.Prefix+s.key)
+			answers = append(answers, s.answer)
+		}
+	}
+	if len(kept) == 0 || c.client.remote.lives(ctx, full, answers) != nil {
+		return
+	}
+	for i, s := range kept {
+		if s.f.err == nil || s.f.value.absent {
+			c.keep(s.hash, s.f.token, answers[i], s.f.value)
+		}
+	}
+}
+
+func (c *Cache[V]) resumeMany(ctx context.Context, open []answered[V], abandoned bool) {
+	var running sync.WaitGroup
+	slots := make(chan struct{}, loadsAtOnce)
+	for _, m := range open {
+		slots <- struct{}{}
+		running.Go(func() {
+			defer func() { <-slots }()
+			c.resume(ctx, m.f, m.key, m.hash, m.answer, abandoned)
+		})
+	}
+	running.Wait()
+}
+
+func (c *Cache[V]) refuseOtherTypes(ctx context.Context, full []string, answers []reply) {
+	var absent []int
+	var keys []string
+	for i, answer := range answers {
+		if answer.state == missing {
+			absent = append(absent, i)
+			keys = append(keys, full[i])
+		}
+	}
+	if len(keys) == 0 {
+		return
+	}
+	checked := make([]reply, len(keys))
+	for i := range checked {
+		checked[i] = answers[absent[i]]
+	}
+	if c.client.remote.refuseOtherTypes(ctx, keys, checked) != nil {
+		return
+	}
+	for i, answer := range checked {
+		answers[absent[i]] = answer
+	}
+}

@@ -1,0 +1,59 @@
+package nearcache
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"strconv"
+	"time"
+
+	"github.com/redis/rueidis"
+)
+
+// A lease is the right to load one key, for the whole fleet: a marker in the key itself, so that any write to the key, by any program,
+// ends it. What was loaded is stored by comparing with the marker, so a load never overwrites what was written while it ran.
+//
+// No value may start with reservedPrefix; Set refuses such a one.
+const (
+	reservedPrefix = "\x00nearcache\x00"
+	leasePrefix    = reservedPrefix + "lease\x00"
+	absentMarker   = reservedPrefix + "absent"
+)
+
+func newLease() string { return leasePrefix + rand.Text() }
+
+func isLease(data []byte) bool { return bytes.HasPrefix(data, []byte(leasePrefix)) }
+
+func isReserved(data []byte) bool { return bytes.HasPrefix(data, []byte(reservedPrefix)) }
+
+// acquire takes the lease on a key that held nothing; false if it holds something by now.
+func (r *remote) acquire(ctx context.Context, key, lease string, life time.Duration) (acquired bool, err error) {
+	err = r.once(ctx, "SET", 1, func(ctx context.Context) error {
+		err := r.redis.Do(ctx, r.redis.B().Set().Key(key).Value(lease).Nx().Px(life).Build()).Error()
+		acquired = err == nil
+		return err
+	})
+	return acquired, err
+}
+
+// replaceScript stores ARGV[2] for ARGV[3] milliseconds, or nothing if that is 0, if the key still holds ARGV[1].
+var replaceScript = rueidis.NewLuaScript(`
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+if ARGV[3] == '0' then redis.call('DEL', KEYS[1]) else redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
+return 1`)
+
+// replace stores data in place of what the key was known to hold; false if it holds something else by now. A ttl of 0 deletes the key.
+func (r *remote) replace(ctx context.Context, key, expected string, data []byte, ttl time.Duration) (replaced bool, err error) {
+	milliseconds := ttl.Milliseconds()
+	if ttl > 0 {
+		milliseconds = max(milliseconds, 1)
+	}
+	arguments := []string{expected, rueidis.BinaryString(data), strconv.FormatInt(milliseconds, 10)}
+	err = r.once(ctx, "EVALSHA", 1, func(ctx context.Context) error {
+		result := replaceScript.Exec(ctx, r.redis, []string{key}, arguments)
+		n, err := result.AsInt64()
+		replaced = n == 1
+		return err
+	})
+	return replaced, err
+}

@@ -1,0 +1,280 @@
+package nearcache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"time"
+
+	"github.com/go-nearcache/nearcache/localcache"
+)
+
+// read leads a flight: it asks Redis on the caller's goroutine, which is where almost every miss ends, and goes on to load on another
+// if it must: the caller's context ends the caller's waiting, and not what others wait for.
+func (c *Cache[V]) read(ctx context.Context, f *flight[V], key string, k localcache.Key) {
+	full := c.config.Prefix + key
+	answer := c.client.remote.fetch(ctx, full)
+	if c.settle(ctx, f, k, full, &answer) {
+		return
+	}
+	abandoned := ctx.Err() != nil
+	if !c.detach(ctx, func(ctx context.Context) { c.resume(ctx, f, key, k, answer, abandoned) }) {
+		c.flights.end(k, f, record[V]{}, ErrClosed)
+	}
+}
+
+// detach runs do on a goroutine of its own, with a context that ends with the client instead of with the caller; false if the client is
+// closed.
+func (c *Cache[V]) detach(ctx context.Context, do func(context.Context)) bool {
+	if !c.client.loads.begin() {
+		return false
+	}
+	go func() {
+		defer c.client.loads.end()
+		ctx, release := c.client.loads.attach(ctx)
+		defer release()
+		do(ctx)
+	}()
+	return true
+}
+
+// resume ends a flight whose leader has gone: what it had from Redis does not count if it was cut off.
+func (c *Cache[V]) resume(ctx context.Context, f *flight[V], key string, k localcache.Key, answer reply, abandoned bool) {
+	if abandoned {
+		full := c.config.Prefix + key
+		answer = c.client.remote.fetch(ctx, full)
+		if c.settle(ctx, f, k, full, &answer) {
+			return
+		}
+	}
+	c.load(ctx, f, key, k, answer)
+}
+
+// settle ends the flight if the answer of Redis is one. A value that does not decode becomes a missing one, to be replaced.
+func (c *Cache[V]) settle(ctx context.Context, f *flight[V], k localcache.Key, full string, answer *reply) bool {
+	switch answer.state {
+	case held:
+		value, err := c.decode(ctx, full, answer.data)
+		if err != nil && c.config.Load != nil {
+			return false
+		}
+		if err == nil {
+			c.counts.remoteHit.Add(1)
+			c.keep(k, f.token, *answer, record[V]{value: value})
+		}
+		c.flights.end(k, f, record[V]{value: value}, err)
+		return true
+	case negative:
+		c.counts.remoteNegative.Add(1)
+		c.keep(k, f.token, *answer, record[V]{absent: true})
+		c.flights.end(k, f, record[V]{absent: true}, ErrNotFound)
+		return true
+	case refused:
+		c.flights.end(k, f, record[V]{}, answer.err)
+		return true
+	case missing:
+		c.counts.remoteMiss.Add(1)
+		if c.config.Load == nil {
+			c.flights.end(k, f, record[V]{}, ErrNotFound)
+			return true
+		}
+	case unavailable:
+		if c.config.Load == nil && ctx.Err() == nil {
+			c.flights.end(k, f, record[V]{}, c.unavailableError(answer.err))
+			return true
+		}
+	}
+	return false
+}
+
+func (c *Cache[V]) unavailableError(err error) error {
+	if c.client.closed.Load() {
+		return ErrClosed
+	}
+	return fmt.Errorf("%w: cache %q: %w", ErrUnavailable, c.config.Name, err)
+}
+
+// load ends a flight that Redis alone did not settle. It runs until there is a value, an error, or the client is closed.
+func (c *Cache[V]) load(ctx context.Context, f *flight[V], key string, k localcache.Key, answer reply) {
+	full := c.config.Prefix + key
+	for {
+		if err := context.Cause(ctx); err != nil {
+			c.flights.end(k, f, record[V]{}, err)
+			return
+		}
+		switch answer.state {
+		case unavailable:
+			// The source still serves; what it says is stored nowhere, since nothing would tell when it changes.
+			if !c.overtaken(ctx, f) {
+				value, err := c.callLoader(ctx, key)
+				c.flights.end(k, f, value, err)
+				return
+			}
+		case leased:
+			answer = c.awaitLease(ctx, f, k, full)
+			if c.settle(ctx, f, k, full, &answer) {
+				return
+			}
+			continue
+		default: // missing, or held and of no use
+			if c.overtaken(ctx, f) {
+				break
+			}
+			lease := newLease()
+			acquired, err := c.acquire(ctx, full, lease, answer)
+			if err != nil {
+				answer = reply{state: unavailable, err: err}
+				continue
+			}
+			if acquired {
+				c.loadLeased(ctx, f, key, k, lease)
+				return
+			}
+		}
+		answer = c.client.remote.fetch(ctx, full)
+		if c.settle(ctx, f, k, full, &answer) {
+			return
+		}
+	}
+}
+
+// overtaken waits for the flight that this one took the place of, so that two loads of a key never run in one process. It reports
+// whether there was one: Redis may hold its result.
+func (c *Cache[V]) overtaken(ctx context.Context, f *flight[V]) bool {
+	previous := f.previous
+	if previous == nil {
+		return false
+	}
+	f.previous = nil
+	select {
+	case <-previous.done:
+	case <-ctx.Done():
+	}
+	return true
+}
+
+func (c *Cache[V]) acquire(ctx context.Context, full, lease string, answer reply) (bool, error) {
+	life := c.leaseLife()
+	if answer.state == held {
+		return c.client.remote.replace(ctx, full, string(answer.data), []byte(lease), life)
+	}
+	return c.client.remote.acquire(ctx, full, lease, life)
+}
+
+// leaseLife outlasts the loader's time and the storing of its result.
+func (c *Cache[V]) leaseLife() time.Duration {
+	return c.config.LoadTimeout + c.client.options.RemoteTimeout
+}
+
+// loadLeased loads under a lease that it holds, stores the result if the lease still stands, and ends the lease in any case.
+func (c *Cache[V]) loadLeased(ctx context.Context, f *flight[V], key string, k localcache.Key, lease string) {
+	value, err := c.callLoader(ctx, key)
+	full := c.config.Prefix + key
+	data, ttl := []byte(nil), time.Duration(0)
+	switch {
+	case err == nil:
+		if data, err = c.encode(key, value.value); err == nil {
+			ttl = c.config.TTL
+		}
+	case value.absent && c.config.NegativeTTL > 0:
+		data, ttl = []byte(absentMarker), c.config.NegativeTTL
+	}
+	// Nothing may leave the lease behind, since others would wait for its end: not the end of the client, nor a value that the
+	// server refuses.
+	lasting := context.WithoutCancel(ctx)
+	stored, storeErr := c.client.remote.replace(lasting, full, lease, data, ttl)
+	if storeErr != nil {
+		_, _ = c.client.remote.replace(lasting, full, lease, nil, 0)
+	}
+	c.client.invalidate(full, localcache.Local)
+	if storeErr != nil || !stored {
+		c.counts.unstored.Add(1)
+	}
+	c.flights.end(k, f, value, err)
+}
+
+// awaitLease waits until the lease that another load holds has ended: by the push of its key, by its time, or, in this process, by
+// the end of the flight before; and returns what Redis holds then. It looks once between asking to be woken and waiting, so no push is
+// missed.
+func (c *Cache[V]) awaitLease(ctx context.Context, f *flight[V], k localcache.Key, full string) reply {
+	pushed, release := c.wakes.await(k)
+	defer release()
+	answer := c.client.remote.fetch(ctx, full)
+	if answer.state != leased {
+		return answer
+	}
+	c.counts.leaseWaits.Add(1)
+	limit := c.leaseLife()
+	if answer.life != noExpiry {
+		limit = min(limit, answer.life+time.Millisecond)
+	}
+	if !c.client.shard.Live() {
+		limit = min(limit, unpushedPoll)
+	}
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	var previousDone chan struct{}
+	if f.previous != nil {
+		previousDone = f.previous.done
+	}
+	select {
+	case <-pushed:
+	case <-previousDone:
+		f.previous = nil
+	case <-timer.C:
+		if answer.life == noExpiry {
+			// Not a marker of ours, which all have an end: somebody else wrote it, and nobody will take it away.
+			_, _ = c.client.remote.replace(ctx, full, string(answer.data), nil, 0)
+		}
+	case <-ctx.Done():
+	}
+	return c.client.remote.fetch(ctx, full)
+}
+
+// unpushedPoll is how often a waiter looks at a lease while no push can tell it of its end.
+const unpushedPoll = 50 * time.Millisecond
+
+// callLoader runs the user's loader, with its time limit, and survives whatever it does.
+func (c *Cache[V]) callLoader(ctx context.Context, key string) (value record[V], err error) {
+	ctx, cancel := context.WithTimeout(ctx, c.config.LoadTimeout)
+	defer cancel()
+	ctx, span := c.client.telemetry.StartLoad(ctx, c.config.Name)
+	c.counts.loads.Add(1)
+	defer func() {
+		switch {
+		case value.absent:
+			c.counts.loadNegatives.Add(1)
+			span.End(nil)
+		case err != nil:
+			c.counts.loadErrors.Add(1)
+			span.End(err)
+		default:
+			span.End(nil)
+		}
+	}()
+	// On a goroutine of its own because runtime.Goexit, which every failing test calls, ends the one it is called on.
+	returned := make(chan struct{})
+	go func() {
+		finished := false
+		defer close(returned)
+		defer func() {
+			if r := recover(); r != nil {
+				err = &PanicError{Value: r, Stack: debug.Stack()}
+			} else if !finished {
+				err = &PanicError{Stack: debug.Stack()}
+			}
+		}()
+		value.value, err = c.config.Load(ctx, key)
+		finished = true
+	}()
+	<-returned
+	if errors.Is(err, ErrNotFound) {
+		var none V
+		return record[V]{value: none, absent: true}, err
+	}
+	if err == nil && c.nilable && isNil(value.value) {
+		return value, fmt.Errorf("%w: the loader of the cache %q returned a nil %T and no error for %q: return ErrNotFound if there is none", ErrInvalidValue, c.config.Name, value.value, key)
+	}
+	return value, err
+}

@@ -1,0 +1,294 @@
+package nearcache
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"reflect"
+	"strings"
+	"time"
+
+	"github.com/redis/rueidis"
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/go-nearcache/nearcache/tracking"
+)
+
+// Defaults of Options and Config.
+const (
+	DefaultMaxStaleness  = time.Second
+	DefaultMaxBytes      = 64 << 20
+	DefaultRemoteTimeout = time.Second
+	DefaultTTL           = 10 * time.Minute
+	DefaultLoadTimeout   = 5 * time.Second
+)
+
+// A DisconnectPolicy says what a read does while the invalidation link is down, when nothing tells this node what changed.
+type DisconnectPolicy int
+
+const (
+	// BypassLocal reads from Redis and stores nothing in L1. It is the default: slower, never stale.
+	BypassLocal DisconnectPolicy = iota
+	// ServeStale goes on serving what L1 held when the link was lost, until Options.StaleLimit has passed since the last instant
+	// of which all writes are known. After that, and for what L1 does not hold, it reads as BypassLocal does.
+	ServeStale
+	// FailReads returns ErrDisconnected.
+	FailReads
+)
+
+func (p DisconnectPolicy) String() string {
+	switch p {
+	case BypassLocal:
+		return "BypassLocal"
+	case ServeStale:
+		return "ServeStale"
+	case FailReads:
+		return "FailReads"
+	}
+	return fmt.Sprintf("DisconnectPolicy(%d)", int(p))
+}
+
+// Options configure a Client. The zero value of each field but Redis and Prefixes means its default.
+type Options struct {
+	// Redis says how to connect, as for rueidis.NewClient: InitAddress is required. The data connections and the invalidation link
+	// are both made from it. The client sets DisableCache and DisableRetry itself (it has its own cache, and bounds its own
+	// tries), Dialer.Timeout and ConnWriteTimeout only where they are zero (2 × RemoteTimeout).
+	Redis rueidis.ClientOption
+
+	// Prefixes are what Redis announces to this node: a change of any key that starts with one of them. Required; fixed for the
+	// client's life. None may be empty or begin with another. Every distinct prefix in a fleet costs the server a little on every
+	// write, so prefer few and short ones.
+	Prefixes []string
+
+	// MaxStaleness bounds how old a read from L1 may be: it never returns a value that had been overwritten for longer than this
+	// when the read began. Default 1 s; from 5 ms to 10 minutes. A quarter of it is the heartbeat of the link.
+	MaxStaleness time.Duration
+
+	// MaxBytes is the budget of L1 for all caches of the client together: values, keys and bookkeeping. Default 64 MiB.
+	MaxBytes int64
+
+	// RemoteTimeout bounds one round trip to Redis. When it passes, the read goes on to the loader. Default 1 s.
+	RemoteTimeout time.Duration
+
+	// OnDisconnect is the policy while the invalidation link is down. Default BypassLocal.
+	OnDisconnect DisconnectPolicy
+
+	// StaleLimit bounds the staleness that ServeStale accepts; required with it, and at least MaxStaleness.
+	StaleLimit time.Duration
+
+	// Name tells this client from others of the process in telemetry, as nearcache.name. Default "default".
+	Name string
+
+	// TracerProvider, MeterProvider and Propagator are used for telemetry. Default: the globals of OpenTelemetry.
+	TracerProvider trace.TracerProvider
+	MeterProvider  metric.MeterProvider
+	Propagator     propagation.TextMapPropagator
+
+	// Logger gets one line for each change of state: the link lost and live again, values that do not decode. It never gets a value
+	// or a secret. Default: nothing is logged.
+	Logger *slog.Logger
+}
+
+func (o Options) withDefaults() Options {
+	if o.MaxStaleness == 0 {
+		o.MaxStaleness = DefaultMaxStaleness
+	}
+	if o.MaxBytes == 0 {
+		o.MaxBytes = DefaultMaxBytes
+	}
+	if o.RemoteTimeout == 0 {
+		o.RemoteTimeout = DefaultRemoteTimeout
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Redis.Dialer.Timeout == 0 {
+		o.Redis.Dialer.Timeout = 2 * o.RemoteTimeout
+	}
+	if o.Redis.ConnWriteTimeout == 0 {
+		o.Redis.ConnWriteTimeout = 2 * o.RemoteTimeout
+	}
+	o.Redis.DisableCache = true
+	o.Redis.DisableRetry = true
+	return o
+}
+
+// heartbeat is short enough that a missed one still leaves time to notice before reads have to wait for a fence.
+func (o Options) heartbeat() time.Duration {
+	return min(o.MaxStaleness/4, time.Second)
+}
+
+func (o Options) validate() error {
+	if len(o.Redis.InitAddress) == 0 {
+		return optionError("Redis.InitAddress", "empty", `must name a server, such as []string{"127.0.0.1:6379"}`)
+	}
+	if o.Redis.ReplicaOnly || o.Redis.SendToReplicas != nil || len(o.Redis.Standalone.ReplicaAddress) > 0 {
+		return optionError("Redis", "reads from replicas", "must read from the primary: a replica's data is older than what the primary announces")
+	}
+	if err := tracking.CheckPrefixes(o.Prefixes); err != nil {
+		return fmt.Errorf("nearcache: Options.Prefixes: %w", err)
+	}
+	if err := checkRange("Options.MaxStaleness", o.MaxStaleness, 5*time.Millisecond, 10*time.Minute); err != nil {
+		return err
+	}
+	if o.MaxBytes < 0 {
+		return optionError("MaxBytes", o.MaxBytes, "must be positive")
+	}
+	if err := checkRange("Options.RemoteTimeout", o.RemoteTimeout, time.Millisecond, time.Minute); err != nil {
+		return err
+	}
+	switch o.OnDisconnect {
+	case BypassLocal, FailReads:
+		if o.StaleLimit != 0 {
+			return optionError("StaleLimit", o.StaleLimit, "is only for OnDisconnect: ServeStale, which is "+o.OnDisconnect.String())
+		}
+	case ServeStale:
+		if err := checkRange("Options.StaleLimit", o.StaleLimit, o.MaxStaleness, 24*time.Hour); err != nil {
+			return err
+		}
+	default:
+		return optionError("OnDisconnect", o.OnDisconnect, "must be BypassLocal, ServeStale or FailReads")
+	}
+	return nil
+}
+
+// A Config describes one cache of a client. The zero value of each field but Name and Prefix means its default.
+type Config[V any] struct {
+	// Name names the cache in errors, statistics and telemetry. Required, unique in its client.
+	Name string
+
+	// Prefix starts every key of this cache in Redis: the item "42" of the prefix "user:" is the key "user:42". Required; it must
+	// begin with one of Options.Prefixes, and no two caches of a client may have the same.
+	Prefix string
+
+	// Load reads one item from the source when neither L1 nor Redis has it. It returns ErrNotFound (or an error that wraps it) if there is
+	// none. It runs on a goroutine of its own, once at a time for a key in a process and, while Redis is there, in all processes; its
+	// context carries the values of the caller that started it but not its cancellation, ends after LoadTimeout and with the
+	// client, and must be obeyed. A panic fails the readers of this key with a PanicError. Default nil: Redis is the source, and a key that is
+	// not there is ErrNotFound.
+	Load func(ctx context.Context, key string) (V, error)
+
+	// TTL is how long a value lives in Redis after Set or a load. Default 10 minutes; from 1 ms to 10 years.
+	TTL time.Duration
+
+	// LocalTTL bounds how long L1 keeps a value; what is left of its life in Redis bounds it too. Default TTL.
+	LocalTTL time.Duration
+
+	// NegativeTTL is how long it is remembered, in Redis and in L1, that the loader found nothing. Default 0: not at all.
+	NegativeTTL time.Duration
+
+	// LoadTimeout ends the context of a load. It is also how long the fleet waits for a node that died while it was loading. Default
+	// 5 s.
+	LoadTimeout time.Duration
+
+	// Codec turns values into what Redis stores. Default JSON.
+	Codec Codec[V]
+}
+
+func (c Config[V]) withDefaults() Config[V] {
+	if c.TTL == 0 {
+		c.TTL = DefaultTTL
+	}
+	if c.LocalTTL == 0 {
+		c.LocalTTL = c.TTL
+	}
+	if c.LoadTimeout == 0 {
+		c.LoadTimeout = DefaultLoadTimeout
+	}
+	if c.Codec.Encode == nil && c.Codec.Decode == nil {
+		c.Codec = JSON[V]()
+	}
+	return c
+}
+
+const longest = 10 * 365 * 24 * time.Hour
+
+func (c Config[V]) validate(prefixes []string) error {
+	if c.Name == "" {
+		return configError(c.Name, "Name", `""`, "is required: it names the cache in errors and telemetry")
+	}
+	if c.Prefix == "" {
+		return configError(c.Name, "Prefix", `""`, "is required: without one the cache would own every key of the server")
+	}
+	if !underOneOf(c.Prefix, prefixes) {
+		return configError(c.Name, "Prefix", fmt.Sprintf("%q", c.Prefix), fmt.Sprintf("must begin with one of Options.Prefixes %q: Redis would not announce its changes", prefixes))
+	}
+	for _, d := range []struct {
+		field    string
+		value    time.Duration
+		shortest time.Duration
+	}{
+		{"TTL", c.TTL, time.Millisecond},
+		{"LocalTTL", c.LocalTTL, time.Millisecond},
+		{"NegativeTTL", c.NegativeTTL, 0},
+		{"LoadTimeout", c.LoadTimeout, time.Millisecond},
+	} {
+		if err := checkRange(fmt.Sprintf("cache %q: Config.%s", c.Name, d.field), d.value, d.shortest, longest); err != nil {
+			return err
+		}
+	}
+	if c.NegativeTTL != 0 && c.NegativeTTL < time.Millisecond {
+		return configError(c.Name, "NegativeTTL", c.NegativeTTL, "must be 0 or at least 1ms")
+	}
+	if c.Codec.Encode == nil || c.Codec.Decode == nil {
+		return configError(c.Name, "Codec", "half a codec", "must have both Encode and Decode, or neither")
+	}
+	return nil
+}
+
+func underOneOf(prefix string, tracked []string) bool {
+	for _, t := range tracked {
+		if strings.HasPrefix(prefix, t) {
+			return true
+		}
+	}
+	return false
+}
+
+func optionError(field string, value any, rule string) error {
+	return fmt.Errorf("nearcache: Options.%s is %v: it %s", field, value, rule)
+}
+
+func configError(cache, field string, value any, rule string) error {
+	return fmt.Errorf("nearcache: cache %q: Config.%s is %v: it %s", cache, field, value, rule)
+}
+
+func checkRange(field string, d, shortest, longest time.Duration) error {
+	if d < shortest || d > longest {
+		return fmt.Errorf("nearcache: %s is %v: it must be from %v to %v", field, d, shortest, longest)
+	}
+	return nil
+}
+
+// nilable reports whether a V without a value can be told from one: pointers and interfaces.
+func nilable[V any]() bool {
+	kind := reflect.TypeFor[V]().Kind()
+	return kind == reflect.Pointer || kind == reflect.Interface
+}
+
+func isNil[V any](value V) bool {
+	v := reflect.ValueOf(value)
+	return !v.IsValid() || v.Kind() == reflect.Pointer && v.IsNil()
+}
+
+// A ReadOption changes one read.
+type ReadOption interface{ apply(readOptions) readOptions }
+
+type readOptions struct{ staleness time.Duration }
+
+type stalenessOption time.Duration
+
+func (d stalenessOption) apply(o readOptions) readOptions {
+	o.staleness = time.Duration(d)
+	return o
+}
+
+// Fresh makes a read linearizable with respect to the Redis server that owns its key: it returns no value that had been
+// overwritten when the read began. It costs two small round trips, shared with all reads that ask at the same time; a value
+// that has not changed is still served from L1.
+func Fresh() ReadOption { return stalenessOption(0) }
+
+// MaxStaleness bounds the staleness of one read in place of Options.MaxStaleness. Zero and less mean Fresh.
+func MaxStaleness(d time.Duration) ReadOption { return stalenessOption(max(d, 0)) }

@@ -1,0 +1,177 @@
+package nearcache
+
+import (
+	"sync/atomic"
+	"time"
+
+	"github.com/go-nearcache/nearcache/localcache"
+	"github.com/go-nearcache/nearcache/telemetry"
+)
+
+// Stats is what a client has counted since Open, and what it holds now.
+type Stats struct {
+	Caches map[string]CacheStats // by Config.Name
+	Local  localcache.Stats      // L1, for all caches together
+	Link   LinkStats
+}
+
+// CacheStats counts the reads of one cache by what answered them.
+type CacheStats struct {
+	LocalHits      uint64 // from L1, within the bound
+	LocalNegatives uint64 // L1 knew that there is no such item
+	LocalStale     uint64 // from L1 past the bound, under ServeStale
+	LocalMisses    uint64 // L1 had nothing to serve
+
+	Coalesced uint64 // misses that joined another reader's fetch or load in this process
+
+	RemoteHits      uint64 // fetches that found a value in Redis
+	RemoteNegatives uint64 // fetches that found the mark of an absent item
+	RemoteMisses    uint64 // fetches that found nothing
+	LeaseWaits      uint64 // loads that waited for another node's
+
+	Loads         uint64 // calls of the loader
+	LoadNegatives uint64 // those that returned ErrNotFound
+	LoadErrors    uint64 // those that failed otherwise
+	Unstored      uint64 // loaded, and not stored because the key was written meanwhile or Redis did not answer
+	Undecodable   uint64 // values in Redis that the codec did not take
+}
+
+// LinkStats is the state of the invalidation link.
+type LinkStats struct {
+	Server     string        // host:port
+	Live       bool          // pushes arrive and reads may be served from L1
+	Epoch      uint64        // grows with each reconnect and flush; 0 while the link is down
+	Staleness  time.Duration // age of the last instant of which all writes are known
+	Reconnects uint64
+}
+
+// counts are what a cache counts off the path of a hit; hits and misses are counted by its view.
+type counts struct {
+	localNegative, localStale             atomic.Uint64
+	coalesced                             atomic.Uint64
+	remoteHit, remoteNegative, remoteMiss atomic.Uint64
+	leaseWaits                            atomic.Uint64
+	loads, loadNegatives, loadErrors      atomic.Uint64
+	unstored, undecodable                 atomic.Uint64
+
+	undecodableLog oncePerSecond
+}
+
+// oncePerSecond keeps a log from repeating itself.
+type oncePerSecond struct{ next atomic.Int64 }
+
+func (o *oncePerSecond) allow() bool {
+	now, next := localcache.Now(), o.next.Load()
+	return int64(now) >= next && o.next.CompareAndSwap(next, int64(now.Add(time.Second)))
+}
+
+func (c *Cache[V]) stats() CacheStats {
+	n := &c.counts
+	negatives, stale := n.localNegative.Load(), n.localStale.Load()
+	lookups := c.view.Lookups()
+	return CacheStats{
+		LocalHits:       max(lookups.Hits, negatives+stale) - negatives - stale,
+		LocalNegatives:  negatives,
+		LocalStale:      stale,
+		LocalMisses:     lookups.Misses,
+		Coalesced:       n.coalesced.Load(),
+		RemoteHits:      n.remoteHit.Load(),
+		RemoteNegatives: n.remoteNegative.Load(),
+		RemoteMisses:    n.remoteMiss.Load(),
+		LeaseWaits:      n.leaseWaits.Load(),
+		Loads:           n.loads.Load(),
+		LoadNegatives:   n.loadNegatives.Load(),
+		LoadErrors:      n.loadErrors.Load(),
+		Unstored:        n.unstored.Load(),
+		Undecodable:     n.undecodable.Load(),
+	}
+}
+
+// Stats returns the client's counters. It may be called after Close.
+func (c *Client) Stats() Stats {
+	all := c.caches.all()
+	stats := Stats{Caches: make(map[string]CacheStats, len(all)), Local: c.local.Stats(), Link: c.linkStats()}
+	for _, cache := range all {
+		name, _ := cache.describe()
+		stats.Caches[name] = cache.stats()
+	}
+	return stats
+}
+
+func (c *Client) linkStats() LinkStats {
+	status := c.tracker.Status()
+	return LinkStats{
+		Server:     status.Server.Address,
+		Live:       c.shard.Live(),
+		Epoch:      c.shard.Epoch(),
+		Staleness:  localcache.Now().Sub(c.shard.AsOf()),
+		Reconnects: uint64(status.Reconnects),
+	}
+}
+
+// Health says whether the client can do all that it promises, and if not, why.
+type Health struct {
+	Ready  bool      // the link is live: reads are served from L1
+	Reason string    // why not; empty if ready
+	Since  time.Time // when it became so
+	Link   LinkStats
+}
+
+// Health returns the state of the client. A client that is not ready still serves reads, as Options.OnDisconnect says.
+func (c *Client) Health() Health {
+	status := c.tracker.Status()
+	health := Health{Ready: c.shard.Live(), Since: status.Since, Link: c.linkStats()}
+	switch {
+	case c.closed.Load():
+		health.Reason = ErrClosed.Error()
+	case !health.Ready && status.LastError != nil:
+		health.Reason = "the invalidation link is down: " + status.LastError.Error()
+	case !health.Ready:
+		health.Reason = "the invalidation link is down"
+	}
+	return health
+}
+
+// observe fills a snapshot for the instruments.
+func (c *Client) observe(snapshot *telemetry.Snapshot) {
+	for _, cache := range c.caches.all() {
+		name, _ := cache.describe()
+		n := cache.stats()
+		snapshot.Caches = append(snapshot.Caches, telemetry.CacheSnapshot{
+			Name: name,
+			Local: telemetry.Results{
+				Hit: int64(n.LocalHits), Miss: int64(n.LocalMisses), Stale: int64(n.LocalStale), Negative: int64(n.LocalNegatives),
+			},
+			Remote:    telemetry.Results{Hit: int64(n.RemoteHits), Miss: int64(n.RemoteMisses), Negative: int64(n.RemoteNegatives)},
+			Source:    telemetry.Results{Hit: int64(n.Loads - n.LoadErrors - n.LoadNegatives), Negative: int64(n.LoadNegatives)},
+			Coalesced: telemetry.Coalesced{Process: int64(n.Coalesced), Fleet: int64(n.LeaseWaits)},
+		})
+	}
+	local := c.local.Stats()
+	snapshot.MemoryUsage, snapshot.MemoryLimit = local.Bytes, local.MaxBytes
+	effects := func(n localcache.InvalidationCounts) telemetry.Effects {
+		return telemetry.Effects{Evicted: int64(n.Evicted), Absent: int64(n.Absent)}
+	}
+	// The caches share one store, so what it counts belongs to the client.
+	snapshot.Other = telemetry.StoreSnapshot{
+		Items: local.Items,
+		Evictions: telemetry.Evictions{
+			Capacity: int64(local.Evictions.Capacity), Expired: int64(local.Evictions.Expired), Rejected: int64(local.Evictions.Rejected),
+		},
+		Invalidations: telemetry.Invalidations{
+			Tracking:  effects(local.Invalidations.Tracking),
+			Broadcast: effects(local.Invalidations.Broadcast),
+			Local:     effects(local.Invalidations.Local),
+		},
+		FillsRejected: telemetry.FillsRejected{
+			Invalidated: int64(local.Fills.Invalidated), Epoch: int64(local.Fills.Epoch), Capacity: int64(local.Fills.Capacity),
+		},
+	}
+	snapshot.Flushes = telemetry.Flushes{Reconnect: c.flushes.reconnect.Load(), FlushAll: c.flushes.flushAll.Load()}
+	link := c.linkStats()
+	snapshot.Links = append(snapshot.Links, telemetry.LinkSnapshot{
+		Server:     c.remote.server,
+		Reconnects: int64(link.Reconnects),
+		Staleness:  link.Staleness,
+	})
+}
