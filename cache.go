@@ -77,6 +77,7 @@ func (c *Cache[V]) Get(ctx context.Context, key string, options ...ReadOption) (
 type query struct {
 	began     localcache.Instant
 	notBefore localcache.Instant
+	bounded   bool // by the caller: no policy may give it anything older
 }
 
 func (c *Cache[V]) query(options []ReadOption) query {
@@ -85,7 +86,7 @@ func (c *Cache[V]) query(options []ReadOption) query {
 		o = option.apply(o)
 	}
 	now := localcache.Now()
-	return query{began: now, notBefore: now.Add(-o.staleness)}
+	return query{began: now, notBefore: now.Add(-o.staleness), bounded: len(options) > 0}
 }
 
 // miss goes on where L1 did not answer.
@@ -111,7 +112,7 @@ func (c *Cache[V]) lookAgain(ctx context.Context, key string, k localcache.Key, 
 	if err := c.checkKey(key); err != nil {
 		return answer, err, true
 	}
-	if result == localcache.Stale && c.client.Fence(ctx) == nil {
+	if result == localcache.Stale && c.client.fenceShortly(ctx) == nil {
 		found, result = c.view.Get(k, q.began, q.notBefore)
 	}
 	if !c.client.shard.Live() {
@@ -119,7 +120,7 @@ func (c *Cache[V]) lookAgain(ctx context.Context, key string, k localcache.Key, 
 		case FailReads:
 			return answer, ErrDisconnected, true
 		case ServeStale:
-			if result == localcache.Stale {
+			if result == localcache.Stale && !q.bounded {
 				found, result = c.view.Get(k, q.began, q.began.Add(-c.client.options.StaleLimit))
 				if result == localcache.Hit {
 					c.counts.localStale.Add(1)

@@ -89,6 +89,7 @@ func (c *Client) connect(ctx context.Context) (err error) {
 		Prefixes:  c.options.Prefixes,
 		Handler:   (*linkHandler)(c),
 		Heartbeat: c.options.heartbeat(),
+		Deadline:  max(tracking.DefaultDeadline, c.options.RemoteTimeout),
 		Logger:    c.logger,
 	})
 	if err != nil {
@@ -149,6 +150,13 @@ func (c *Client) Fence(ctx context.Context) error {
 	err := c.tracker.Fence(ctx)
 	c.telemetry.Fence(ctx, time.Since(began), err)
 	return err
+}
+
+// fenceShortly is Fence for a read, which has Redis to ask if the link does not answer in time.
+func (c *Client) fenceShortly(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, c.options.RemoteTimeout)
+	defer cancel()
+	return c.Fence(ctx)
 }
 
 // invalidate makes L1 forget one key of Redis in whichever caches may hold it.

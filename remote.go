@@ -243,7 +243,7 @@ func (r *remote) paused() error {
 
 // isNetworkError reports whether err came from the way to the server and not from the server.
 func isNetworkError(err error) bool {
-	if err == nil {
+	if err == nil || rueidis.IsRedisNil(err) {
 		return false
 	}
 	_, ok := rueidis.IsRedisErr(err)
