@@ -113,7 +113,7 @@ func (c *Cache[V]) lookAgain(ctx context.Context, key string, k localcache.Key, 
 		return answer, err, true
 	}
 	if result == localcache.Stale && c.client.fenceShortly(ctx) == nil {
-		found, result = c.view.Get(k, q.began, q.notBefore)
+		found, result = c.view.Get(k, localcache.Now(), q.notBefore)
 	}
 	if !c.client.shard.Live() {
 		switch c.client.options.OnDisconnect {
@@ -121,7 +121,8 @@ func (c *Cache[V]) lookAgain(ctx context.Context, key string, k localcache.Key, 
 			return answer, ErrDisconnected, true
 		case ServeStale:
 			if result == localcache.Stale && !q.bounded {
-				found, result = c.view.Get(k, q.began, q.began.Add(-c.client.options.StaleLimit))
+				now := localcache.Now()
+				found, result = c.view.Get(k, now, now.Add(-c.client.options.StaleLimit))
 				if result == localcache.Hit {
 					c.counts.localStale.Add(1)
 				}
