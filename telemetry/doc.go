@@ -22,14 +22,14 @@
 //
 //	nearcache.requests*                  counter {request}        nearcache.cache, nearcache.tier=local|remote|source,
 //	                                                              nearcache.result=hit|miss|stale|negative|bypass
-//	nearcache.item.count*                updowncounter {item}     nearcache.cache
+//	nearcache.item.count*                updowncounter {item}
 //	nearcache.memory.usage*              updowncounter By
 //	nearcache.memory.limit*              updowncounter By
-//	nearcache.evictions*                 counter {eviction}       nearcache.cache, nearcache.reason=capacity|expired|rejected
-//	nearcache.invalidations*             counter {invalidation}   nearcache.cache, nearcache.source=tracking|broadcast|local,
+//	nearcache.evictions*                 counter {eviction}       nearcache.reason=capacity|expired|rejected
+//	nearcache.invalidations*             counter {invalidation}   nearcache.source=tracking|broadcast|local,
 //	                                                              nearcache.effect=evicted|absent
 //	nearcache.flushes*                   counter {flush}          nearcache.reason=reconnect|overflow|flushall|topology|manual
-//	nearcache.fills.rejected*            counter {fill}           nearcache.cache, nearcache.reason=invalidated|epoch|capacity
+//	nearcache.fills.rejected*            counter {fill}           nearcache.reason=invalidated|epoch|capacity
 //	nearcache.load.coalesced*            counter {request}        nearcache.cache, nearcache.scope=process|fleet
 //	nearcache.load.duration              histogram s              nearcache.cache, (error.type)
 //	nearcache.tracking.reconnects*       counter {reconnect}      server.address, server.port

@@ -18,12 +18,11 @@ type Snapshot struct {
 	Caches []CacheSnapshot // one for each cache; their names differ
 	Links  []LinkSnapshot  // one for each tracked server
 
-	// Other counts what belongs to no cache: invalidations of keys under a tracked prefix that no cache has, for one. What is
-	// zero here is not reported.
+	// Other is what the caches do not tell apart: the local tier is one store for all of them.
 	Other StoreSnapshot
 
 	MemoryUsage int64 // bytes
-	MemoryLimit int64 // bytes; zero: the client has no local tier, and neither figure is reported
+	MemoryLimit int64 // bytes; zero: there is no local tier, and neither these figures nor Other are reported
 	Flushes     Flushes
 }
 
@@ -31,7 +30,6 @@ type Snapshot struct {
 type CacheSnapshot struct {
 	Name                  string  // nearcache.cache
 	Local, Remote, Source Results // nearcache.requests by nearcache.tier: L1, Redis, the loader
-	Store                 StoreSnapshot
 	Coalesced             Coalesced
 }
 
@@ -44,7 +42,7 @@ type Results struct {
 	Bypass   int64 // the tier was not asked
 }
 
-// StoreSnapshot is the state of the local tier, or of the part of it that belongs to one cache.
+// StoreSnapshot is the state of the local tier.
 type StoreSnapshot struct {
 	Items         int64         // nearcache.item.count
 	Evictions     Evictions     // nearcache.evictions

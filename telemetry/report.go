@@ -13,13 +13,13 @@ func (o *observer) report(to metric.Observer, s *Snapshot) {
 	for n := range s.Caches {
 		o.caches.get(s.Caches[n].Name, o.telemetry.newCacheSeries).report(to, i, &s.Caches[n])
 	}
-	client.other.report(to, i, &s.Other, nonZero)
 
 	if s.MemoryLimit > 0 {
+		client.store.report(to, i, &s.Other)
 		to.ObserveInt64(i.memoryUsage, s.MemoryUsage, client.plain...)
 		to.ObserveInt64(i.memoryLimit, s.MemoryLimit, client.plain...)
 	}
-	client.flushes.report(to, i.flushes, all,
+	client.flushes.report(to, i.flushes,
 		s.Flushes.Reconnect, s.Flushes.Overflow, s.Flushes.FlushAll, s.Flushes.Topology, s.Flushes.Manual)
 
 	for n := range s.Links {
@@ -35,7 +35,7 @@ func (o *observer) report(to metric.Observer, s *Snapshot) {
 type clientSeries struct {
 	plain   []metric.ObserveOption
 	flushes breakdown
-	other   storeSeries
+	store   storeSeries
 }
 
 func (t *Telemetry) newClientSeries() *clientSeries {
@@ -43,7 +43,7 @@ func (t *Telemetry) newClientSeries() *clientSeries {
 		plain: observeOptions(t.nameAttr),
 		flushes: newBreakdown(reasonKey, []string{"reconnect", "overflow", "flushall", "topology", "manual"},
 			t.nameAttr),
-		other: newStoreSeries(t.nameAttr),
+		store: newStoreSeries(t.nameAttr),
 	}
 }
 
@@ -54,7 +54,6 @@ func (t *Telemetry) linkOptions(server Server) []metric.ObserveOption {
 type cacheSeries struct {
 	local, remote, source breakdown
 	coalesced             breakdown
-	store                 storeSeries
 }
 
 func (t *Telemetry) newCacheSeries(cache string) *cacheSeries {
@@ -69,16 +68,14 @@ func (t *Telemetry) newCacheSeries(cache string) *cacheSeries {
 		source: tier("source"),
 		coalesced: newBreakdown(scopeKey, []string{string(ScopeProcess), string(ScopeFleet)},
 			t.nameAttr, cacheAttr),
-		store: newStoreSeries(t.nameAttr, cacheAttr),
 	}
 }
 
 func (c *cacheSeries) report(to metric.Observer, i *instruments, s *CacheSnapshot) {
-	c.local.report(to, i.requests, all, s.Local.values()...)
-	c.remote.report(to, i.requests, all, s.Remote.values()...)
-	c.source.report(to, i.requests, all, s.Source.values()...)
-	c.coalesced.report(to, i.loadCoalesced, all, s.Coalesced.Process, s.Coalesced.Fleet)
-	c.store.report(to, i, &s.Store, all)
+	c.local.report(to, i.requests, s.Local.values()...)
+	c.remote.report(to, i.requests, s.Remote.values()...)
+	c.source.report(to, i.requests, s.Source.values()...)
+	c.coalesced.report(to, i.loadCoalesced, s.Coalesced.Process, s.Coalesced.Fleet)
 }
 
 func (r *Results) values() []int64 {
@@ -92,27 +89,27 @@ type storeSeries struct {
 	fillsRejected              breakdown
 }
 
-func newStoreSeries(base ...attribute.KeyValue) storeSeries {
+func newStoreSeries(client attribute.KeyValue) storeSeries {
 	source := func(name string) breakdown {
-		return newBreakdown(effectKey, []string{"evicted", "absent"}, append(slices.Clip(base), sourceKey.String(name))...)
+		return newBreakdown(effectKey, []string{"evicted", "absent"}, client, sourceKey.String(name))
 	}
 	return storeSeries{
-		items:         breakdown{observeOptions(base...)},
-		evictions:     newBreakdown(reasonKey, []string{"capacity", "expired", "rejected"}, base...),
+		items:         breakdown{observeOptions(client)},
+		evictions:     newBreakdown(reasonKey, []string{"capacity", "expired", "rejected"}, client),
 		tracking:      source("tracking"),
 		broadcast:     source("broadcast"),
 		local:         source("local"),
-		fillsRejected: newBreakdown(reasonKey, []string{"invalidated", "epoch", "capacity"}, base...),
+		fillsRejected: newBreakdown(reasonKey, []string{"invalidated", "epoch", "capacity"}, client),
 	}
 }
 
-func (b *storeSeries) report(to metric.Observer, i *instruments, s *StoreSnapshot, which selection) {
-	b.items.report(to, i.itemCount, which, s.Items)
-	b.evictions.report(to, i.evictions, which, s.Evictions.Capacity, s.Evictions.Expired, s.Evictions.Rejected)
-	b.tracking.report(to, i.invalidations, which, s.Invalidations.Tracking.Evicted, s.Invalidations.Tracking.Absent)
-	b.broadcast.report(to, i.invalidations, which, s.Invalidations.Broadcast.Evicted, s.Invalidations.Broadcast.Absent)
-	b.local.report(to, i.invalidations, which, s.Invalidations.Local.Evicted, s.Invalidations.Local.Absent)
-	b.fillsRejected.report(to, i.fillsRejected, which,
+func (b *storeSeries) report(to metric.Observer, i *instruments, s *StoreSnapshot) {
+	b.items.report(to, i.itemCount, s.Items)
+	b.evictions.report(to, i.evictions, s.Evictions.Capacity, s.Evictions.Expired, s.Evictions.Rejected)
+	b.tracking.report(to, i.invalidations, s.Invalidations.Tracking.Evicted, s.Invalidations.Tracking.Absent)
+	b.broadcast.report(to, i.invalidations, s.Invalidations.Broadcast.Evicted, s.Invalidations.Broadcast.Absent)
+	b.local.report(to, i.invalidations, s.Invalidations.Local.Evicted, s.Invalidations.Local.Absent)
+	b.fillsRejected.report(to, i.fillsRejected,
 		s.FillsRejected.Invalidated, s.FillsRejected.Epoch, s.FillsRejected.Capacity)
 }
 
@@ -127,21 +124,11 @@ func newBreakdown(key attribute.Key, values []string, base ...attribute.KeyValue
 	return b
 }
 
-// selection says which values are reported. All of them as a rule: a rate over a series that first appears at its first event
-// would miss that event.
-type selection bool
-
-const (
-	all     selection = false
-	nonZero selection = true
-)
-
-// report takes the values in the order of the breakdown.
-func (b breakdown) report(to metric.Observer, instrument metric.Int64Observable, which selection, values ...int64) {
+// report takes the values in the order of the breakdown. Zeroes are reported too: a rate over a series that first appears at its
+// first event would miss that event.
+func (b breakdown) report(to metric.Observer, instrument metric.Int64Observable, values ...int64) {
 	for n, value := range values {
-		if which == all || value != 0 {
-			to.ObserveInt64(instrument, value, b[n]...)
-		}
+		to.ObserveInt64(instrument, value, b[n]...)
 	}
 }
 
