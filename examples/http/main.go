@@ -48,7 +48,7 @@ type options struct {
 
 func main() {
 	var o options
-	flag.StringVar(&o.address, "addr", "localhost:8080", "address of the first node; each further one has the next port")
+	flag.StringVar(&o.address, "addr", "", "address of the first node; each further one has the next port (default localhost:8080; with -load, free ports)")
 	flag.IntVar(&o.nodes, "nodes", 2, "how many nodes to run")
 	flag.StringVar(&o.redis, "redis", os.Getenv("REDIS_ADDR"), "host:port or URL of Redis; empty starts a redis-server (default $REDIS_ADDR)")
 	flag.DurationVar(&o.latency, "latency", 20*time.Millisecond, "how long each query of the database takes")
@@ -62,6 +62,12 @@ func main() {
 		if o.load.duration, err = time.ParseDuration(text); err != nil {
 			fmt.Fprintln(os.Stderr, "http: EXAMPLE_DURATION:", err)
 			os.Exit(2)
+		}
+	}
+	if o.address == "" {
+		o.address = "localhost:8080"
+		if o.load.duration > 0 {
+			o.address = "localhost:0"
 		}
 	}
 
