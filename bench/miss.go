@@ -64,9 +64,6 @@ func misses(ctx context.Context, server *redistest.Server, rounds int) ([]row, e
 	}
 	throughput := race([]contender{{"pipeline", parallel(pipeline)}, {"nearcache", parallel(get)}}, goroutines, rounds)
 
-	p50 := func(i int) string {
-		return fmt.Sprintf(" (%v to %v)", percentile(times[1], 0.5), percentile(times[0], 0.5))
-	}
 	return []row{
 		atMost("miss, p50 against a bare GET and PTTL", ratio(percentile(times[1], 0.5), percentile(times[0], 0.5)), 1.15,
 			fmt.Sprintf(" (%v to %v)", percentile(times[1], 0.5), percentile(times[0], 0.5))),
