@@ -15,6 +15,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -50,13 +51,14 @@ func main() {
 	var o options
 	flag.StringVar(&o.address, "addr", "", "address of the first node; each further one has the next port (default localhost:8080; with -load, free ports)")
 	flag.IntVar(&o.nodes, "nodes", 2, "how many nodes to run")
-	flag.StringVar(&o.redis, "redis", os.Getenv("REDIS_ADDR"), "host:port or URL of Redis; empty starts a redis-server (default $REDIS_ADDR)")
+	flag.StringVar(&o.redis, "redis", "", "host:port or URL of Redis; empty starts a redis-server (default $REDIS_ADDR)")
 	flag.DurationVar(&o.latency, "latency", 20*time.Millisecond, "how long each query of the database takes")
 	flag.DurationVar(&o.load.duration, "load", 0, "put load on the nodes for this long, print figures and end (default $EXAMPLE_DURATION)")
 	flag.StringVar(&o.target, "target", "", "with -load: URLs, separated by commas, of nodes that run already")
 	flag.IntVar(&o.load.workers, "workers", 16, "with -load: how many requests are under way at a time")
 	flag.Float64Var(&o.load.writes, "writes", 0.01, "with -load: the fraction of requests that change an airport")
 	flag.Parse()
+	o.redis = cmp.Or(o.redis, os.Getenv("REDIS_ADDR")) // not as the flag's default, which -help prints: it may hold a password
 	if text := os.Getenv("EXAMPLE_DURATION"); text != "" && o.load.duration == 0 {
 		var err error
 		if o.load.duration, err = time.ParseDuration(text); err != nil {
