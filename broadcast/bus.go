@@ -192,6 +192,9 @@ func (b *Bus) Subscribe(
 	if handler.Message == nil {
 		return nil, fmt.Errorf("broadcast: Handler.Message is nil: a subscription needs a function that takes messages")
 	}
+	if b.isClosing() {
+		return nil, ErrClosed
+	}
 	l, err := b.lane(topic)
 	if err != nil {
 		return nil, err
@@ -215,6 +218,12 @@ func (b *Bus) Subscribe(
 		return nil, errors.Join(ErrClosed, s.Close(ctx))
 	}
 	return s, nil
+}
+
+func (b *Bus) isClosing() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.closing
 }
 
 // forget takes a subscription that is closing off the books.

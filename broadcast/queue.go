@@ -33,30 +33,39 @@ func newQueue(maxMessages, maxBytes int) *queue {
 	return q
 }
 
-// pushMessage adds a message; false means that it was dropped and an Overflow gap stands in its place.
-func (q *queue) pushMessage(m Message) bool {
+// fate is what became of a message that was pushed.
+type fate uint8
+
+const (
+	kept       fate = iota
+	overflowed      // dropped, with an Overflow gap in its place
+	dropped         // dropped, covered by that gap
+)
+
+// pushMessage adds a message, if there is room.
+func (q *queue) pushMessage(m Message) fate {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.closed {
-		return true
+		return kept
 	}
 	// Once something is lost the reader has to flush anyway, so one gap is stretched until half the queue is free instead
 	// of alternating single messages with gaps.
 	if q.overflowing {
 		if q.messages > q.maxMessages/2 || q.bytes > q.maxBytes/2 {
-			return false
+			return dropped
 		}
 		q.overflowing = false
 	}
 	if q.messages >= q.maxMessages || q.messages > 0 && q.bytes+len(m.Payload) > q.maxBytes {
 		q.overflowing = true
 		q.append(item{gap: Gap{Reason: Overflow, Topic: m.Topic}})
-		return false
+		return overflowed
 	}
 	q.messages++
 	q.bytes += len(m.Payload)
 	q.append(item{message: m})
-	return true
+	return kept
 }
 
 // pushGap adds a gap. Too many of them are merged, never dropped.

@@ -264,7 +264,11 @@ func (r *receiver) dispatch(from *incarnation, m Message) {
 		if own && !s.receiveOwn {
 			continue
 		}
-		if !s.queue.pushMessage(m) {
+		switch s.queue.pushMessage(m) {
+		case overflowed:
+			r.bus.counters.gaps[Overflow].Add(1)
+			fallthrough
+		case dropped:
 			r.bus.counters.overflowed.Add(1)
 		}
 	}
