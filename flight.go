@@ -8,12 +8,11 @@ import (
 )
 
 // A flight is one fetch of a key, shared by the readers that came while it was under way. A reader joins only a flight whose
-// result it could have fetched itself: see join. A flight that later readers may not join goes on for those that did, and
-// the next one, which takes its place, does not load before it has ended: so one load of a key runs at a time.
+// result it could have fetched itself: see join. A flight that later readers may not join goes on for those that did, beside the one
+// that takes its place; of all that are under way, one at a time loads: see claim.
 type flight[V any] struct {
-	token    localcache.Token // taken before anything was sent
-	began    localcache.Instant
-	previous *flight[V]
+	token localcache.Token // taken before anything was sent
+	began localcache.Instant
 
 	done  chan struct{} // closed when what follows is set
 	value record[V]
@@ -22,16 +21,16 @@ type flight[V any] struct {
 
 // flights are the flights of a cache by key.
 type flights[V any] struct {
-	parts [64]struct {
-		mu    sync.Mutex
-		byKey map[localcache.Key]*flight[V]
-	}
+	parts [64]flightsPart[V]
 }
 
-func (fs *flights[V]) part(k localcache.Key) (*sync.Mutex, *map[localcache.Key]*flight[V]) {
-	part := &fs.parts[k.Part(len(fs.parts))]
-	return &part.mu, &part.byKey
+type flightsPart[V any] struct {
+	mu    sync.Mutex
+	byKey map[localcache.Key]*flight[V]
+	loads map[localcache.Key]chan struct{} // closed when the load that runs has ended
 }
+
+func (fs *flights[V]) part(k localcache.Key) *flightsPart[V] { return &fs.parts[k.Part(len(fs.parts))] }
 
 // join returns the flight to wait for, or a new one that the caller has to lead.
 //
@@ -41,37 +40,63 @@ func (fs *flights[V]) part(k localcache.Key) (*sync.Mutex, *map[localcache.Key]*
 // this node ends the token too, so a reader never joins a fetch from before its own write.
 func (fs *flights[V]) join(view *localcache.View[record[V]], shard *localcache.Shard, k localcache.Key, notBefore localcache.Instant) (f *flight[V], leader bool) {
 	asOf := shard.AsOf()
-	mu, byKey := fs.part(k)
-	mu.Lock()
-	defer mu.Unlock()
-	current := (*byKey)[k]
+	part := fs.part(k)
+	part.mu.Lock()
+	defer part.mu.Unlock()
+	current := part.byKey[k]
 	if current != nil && (current.began >= notBefore || asOf >= notBefore) && current.token.Current() {
 		return current, false
 	}
-	f = &flight[V]{
-		token:    view.Token(k, shard),
-		began:    localcache.Now(),
-		previous: current,
-		done:     make(chan struct{}),
+	f = &flight[V]{token: view.Token(k, shard), began: localcache.Now(), done: make(chan struct{})}
+	if part.byKey == nil {
+		part.byKey = make(map[localcache.Key]*flight[V])
 	}
-	if *byKey == nil {
-		*byKey = make(map[localcache.Key]*flight[V])
-	}
-	(*byKey)[k] = f
+	part.byKey[k] = f
 	return f, true
 }
 
 // end publishes the result.
 func (fs *flights[V]) end(k localcache.Key, f *flight[V], value record[V], err error) {
-	mu, byKey := fs.part(k)
-	mu.Lock()
-	if (*byKey)[k] == f {
-		delete(*byKey, k)
+	part := fs.part(k)
+	part.mu.Lock()
+	if part.byKey[k] == f {
+		delete(part.byKey, k)
 	}
-	mu.Unlock()
+	part.mu.Unlock()
 	f.value, f.err = value, err
-	f.previous = nil
 	close(f.done)
+}
+
+// claim takes the right to load a key in this process, for unclaim to give back. If a load of the key runs, it returns what is closed at
+// its end instead.
+func (fs *flights[V]) claim(k localcache.Key) (running <-chan struct{}) {
+	part := fs.part(k)
+	part.mu.Lock()
+	defer part.mu.Unlock()
+	if running, ok := part.loads[k]; ok {
+		return running
+	}
+	if part.loads == nil {
+		part.loads = make(map[localcache.Key]chan struct{})
+	}
+	part.loads[k] = make(chan struct{})
+	return nil
+}
+
+func (fs *flights[V]) unclaim(k localcache.Key) {
+	part := fs.part(k)
+	part.mu.Lock()
+	defer part.mu.Unlock()
+	close(part.loads[k])
+	delete(part.loads, k)
+}
+
+// loading returns what is closed at the end of the load that runs, or nil.
+func (fs *flights[V]) loading(k localcache.Key) <-chan struct{} {
+	part := fs.part(k)
+	part.mu.Lock()
+	defer part.mu.Unlock()
+	return part.loads[k]
 }
 
 // wait returns the result of a flight, or the end of the caller's own context.

@@ -103,54 +103,45 @@ func (c *Cache[V]) load(ctx context.Context, f *flight[V], key string, k localca
 			c.flights.end(k, f, record[V]{}, err)
 			return
 		}
-		switch answer.state {
-		case unavailable:
-			// The source still serves; what it says is stored nowhere, since nothing would tell when it changes.
-			if !c.overtaken(ctx, f) {
-				value, err := c.callLoader(ctx, key)
-				c.flights.end(k, f, value, err)
-				return
+		if answer.state == leased {
+			answer = c.awaitLease(ctx, k, full)
+		} else {
+			if running := c.flights.claim(k); running == nil {
+				ended := c.loadClaimed(ctx, f, key, k, answer)
+				c.flights.unclaim(k)
+				if ended {
+					return
+				}
+			} else { // Redis may hold its result
+				select {
+				case <-running:
+				case <-ctx.Done():
+				}
 			}
-		case leased:
-			answer = c.awaitLease(ctx, f, k, full)
-			if c.settle(ctx, f, k, full, &answer) {
-				return
-			}
-			continue
-		default: // missing, or held and of no use
-			if c.overtaken(ctx, f) {
-				break
-			}
-			lease := newLease()
-			acquired, err := c.acquire(ctx, full, lease, answer)
-			if err != nil {
-				answer = reply{state: unavailable, err: err}
-				continue
-			}
-			if acquired {
-				c.loadLeased(ctx, f, key, k, lease)
-				return
-			}
+			answer = c.client.remote.fetch(ctx, full)
 		}
-		answer = c.client.remote.fetch(ctx, full)
 		if c.settle(ctx, f, k, full, &answer) {
 			return
 		}
 	}
 }
 
-// overtaken waits for the flight that this one took the place of, so that two loads of a key never run in one process. It reports
-// whether there was one: Redis may hold its result.
-func (c *Cache[V]) overtaken(ctx context.Context, f *flight[V]) bool {
-	previous := f.previous
-	if previous == nil {
-		return false
+// loadClaimed ends the flight with what the loader says, under a lease if Redis is there; false if the key has come to hold something else.
+func (c *Cache[V]) loadClaimed(ctx context.Context, f *flight[V], key string, k localcache.Key, answer reply) (ended bool) {
+	if answer.state != unavailable {
+		lease := newLease()
+		acquired, err := c.acquire(ctx, c.config.Prefix+key, lease, answer)
+		switch {
+		case acquired:
+			c.loadLeased(ctx, f, key, k, lease)
+			return true
+		case err == nil, ctx.Err() != nil:
+			return false
+		}
 	}
-	f.previous = nil
-	select {
-	case <-previous.done:
-	case <-ctx.Done():
-	}
+	// The source still serves; what it says is stored nowhere, since nothing would tell when it changes.
+	value, err := c.callLoader(ctx, key)
+	c.flights.end(k, f, value, err)
 	return true
 }
 
@@ -195,11 +186,12 @@ func (c *Cache[V]) loadLeased(ctx context.Context, f *flight[V], key string, k l
 }
 
 // awaitLease waits until the lease that another load holds has ended: by the push of its key, by its time, or, in this process, by
-// the end of the flight before; and returns what Redis holds then. It looks once between asking to be woken and waiting, so no push is
+// the end of that load; and returns what Redis holds then. It looks once between asking to be woken and waiting, so no push is
 // missed.
-func (c *Cache[V]) awaitLease(ctx context.Context, f *flight[V], k localcache.Key, full string) reply {
+func (c *Cache[V]) awaitLease(ctx context.Context, k localcache.Key, full string) reply {
 	pushed, release := c.wakes.await(k)
 	defer release()
+	running := c.flights.loading(k)
 	answer := c.client.remote.fetch(ctx, full)
 	if answer.state != leased {
 		return answer
@@ -214,14 +206,9 @@ func (c *Cache[V]) awaitLease(ctx context.Context, f *flight[V], k localcache.Ke
 	}
 	timer := time.NewTimer(limit)
 	defer timer.Stop()
-	var previousDone chan struct{}
-	if f.previous != nil {
-		previousDone = f.previous.done
-	}
 	select {
 	case <-pushed:
-	case <-previousDone:
-		f.previous = nil
+	case <-running:
 	case <-timer.C:
 		if answer.life == noExpiry {
 			// Not a marker of ours, which all have an end: somebody else wrote it, and nobody will take it away.

@@ -1,0 +1,684 @@
+package nearcache_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/go-nearcache/nearcache"
+	"github.com/go-nearcache/nearcache/internal/redistest"
+)
+
+// loaded is a cache on a node of its own whose loader stops at a checkpoint.
+func loaded(t *testing.T, server *redistest.Server, stop *checkpoint) (*nearcache.Client, *nearcache.Cache[string], *atomic.Int64) {
+	t.Helper()
+	loads := new(atomic.Int64)
+	client := open(t, optionsFor(server))
+	cache := stringCache(t, client, func(ctx context.Context, key string) (string, error) {
+		loads.Add(1)
+		stop.pass()
+		return "loaded " + key, nil
+	})
+	return client, cache, loads
+}
+
+// answer is what a read returned.
+type answer struct {
+	value string
+	err   error
+}
+
+// reading reads in the background.
+func reading(ctx context.Context, cache *nearcache.Cache[string], key string) <-chan answer {
+	answers := make(chan answer, 1)
+	go func() {
+		value, err := cache.Get(ctx, key)
+		answers <- answer{value, err}
+	}()
+	return answers
+}
+
+func TestLoadOnceForAllReadersOfAProcess(t *testing.T) {
+	t.Parallel()
+	const readers = 10_000
+	stop := newCheckpoint(t)
+	stop.arm()
+	client, cache, loads := loaded(t, redistest.Start(t, redistest.Config{}), stop)
+	var working sync.WaitGroup
+	for range readers {
+		working.Go(func() {
+			if value, err := cache.Get(t.Context(), "k"); value != "loaded k" || err != nil {
+				t.Errorf("%q, %v", value, err)
+			}
+		})
+	}
+	eventually(t, "all readers wait", func() bool { return statsOf(client).LocalMisses == readers })
+	stop.release()
+	working.Wait()
+	if n := loads.Load(); n != 1 {
+		t.Errorf("%d loads for %d readers", n, readers)
+	}
+}
+
+func TestLoadOnceForAllReadersOfAFleet(t *testing.T) {
+	t.Parallel()
+	const nodes, readers = 20, 500
+	server := redistest.Start(t, redistest.Config{})
+	stop := newCheckpoint(t)
+	stop.arm()
+	var loads atomic.Int64
+	var clients []*nearcache.Client
+	var working sync.WaitGroup
+	for range nodes {
+		client := open(t, optionsFor(server))
+		clients = append(clients, client)
+		cache := newCache(t, client, nearcache.Config[string]{
+			Codec:       nearcache.String(),
+			LoadTimeout: patience,
+			Load: func(context.Context, string) (string, error) {
+				loads.Add(1)
+				stop.pass()
+				return "loaded", nil
+			},
+		})
+		for range readers {
+			working.Go(func() {
+				if value, err := cache.Get(t.Context(), "k"); value != "loaded" || err != nil {
+					t.Errorf("%q, %v", value, err)
+				}
+			})
+		}
+	}
+	for _, client := range clients {
+		eventually(t, "all readers wait", func() bool { return statsOf(client).LocalMisses == readers })
+	}
+	stop.release()
+	working.Wait()
+	if n := loads.Load(); n != 1 {
+		t.Errorf("%d loads for %d readers on %d nodes", n, nodes*readers, nodes)
+	}
+}
+
+// The readers of another node are woken by the push, whoever it was that ended the lease.
+func TestLoadWaitsForAnotherNodesLease(t *testing.T) {
+	t.Parallel()
+	start := func(t *testing.T) (server *redistest.Server, stop *checkpoint, holder, waiter *nearcache.Cache[string], waiting *nearcache.Client, loads *atomic.Int64) {
+		t.Helper()
+		server = redistest.Start(t, redistest.Config{})
+		stop = newCheckpoint(t)
+		stop.arm()
+		_, holder, _ = loaded(t, server, stop)
+		waiting, waiter, loads = loaded(t, server, newCheckpoint(t))
+		return
+	}
+
+	t.Run("and takes its result", func(t *testing.T) {
+		t.Parallel()
+		server, stop, holder, waiter, waiting, loads := start(t)
+		first := reading(t.Context(), holder, "k")
+		receive(t, "the loader runs", stop.reached)
+		second := reading(t.Context(), waiter, "k")
+		eventually(t, "the other node waits", func() bool { return statsOf(waiting).LeaseWaits == 1 })
+		gets := calls(t, server, "get")
+		elapse(200 * time.Millisecond)
+		if polled := calls(t, server, "get") - gets; polled > 2 {
+			t.Errorf("the waiting node asked %d times in 200ms", polled)
+		}
+		stop.release()
+		for _, answers := range []<-chan answer{first, second} {
+			if a := receive(t, "a read ends", answers); a.value != "loaded k" || a.err != nil {
+				t.Errorf("%+v", a)
+			}
+		}
+		if n := loads.Load(); n != 0 {
+			t.Errorf("the waiting node loaded %d times", n)
+		}
+	})
+
+	t.Run("until anybody writes the key", func(t *testing.T) {
+		t.Parallel()
+		server, stop, holder, waiter, waiting, _ := start(t)
+		first := reading(t.Context(), holder, "k")
+		receive(t, "the loader runs", stop.reached)
+		second := reading(t.Context(), waiter, "k")
+		eventually(t, "the other node waits", func() bool { return statsOf(waiting).LeaseWaits == 1 })
+		server.Do(t, "SET", prefix+"k", "written")
+		if a := receive(t, "the waiting read ends while the loader still runs", second); a.value != "written" || a.err != nil {
+			t.Errorf("%+v", a)
+		}
+		stop.release()
+		if a := receive(t, "the load ends", first); a.value != "loaded k" || a.err != nil {
+			t.Errorf("%+v", a)
+		}
+		if value, _ := stored(t, server, prefix+"k"); value != "written" {
+			t.Errorf("Redis holds %q", value)
+		}
+	})
+
+	t.Run("until it is deleted", func(t *testing.T) {
+		t.Parallel()
+		server, stop, holder, waiter, waiting, loads := start(t)
+		first := reading(t.Context(), holder, "k")
+		receive(t, "the loader runs", stop.reached)
+		second := reading(t.Context(), waiter, "k")
+		eventually(t, "the other node waits", func() bool { return statsOf(waiting).LeaseWaits == 1 })
+		server.Do(t, "DEL", prefix+"k")
+		if a := receive(t, "the other node loads", second); a.value != "loaded k" || a.err != nil || loads.Load() != 1 {
+			t.Errorf("%+v, %d loads", a, loads.Load())
+		}
+		stop.release()
+		receive(t, "the load ends", first)
+	})
+
+	t.Run("without a link", func(t *testing.T) {
+		t.Parallel()
+		server := redistest.Start(t, redistest.Config{})
+		proxy := startProxy(t, server)
+		stop := newCheckpoint(t)
+		stop.arm()
+		_, holder, _ := loaded(t, server, stop)
+		waiting := open(t, optionsAt(proxy.addr()))
+		waiter := stringCache(t, waiting, func(context.Context, string) (string, error) { return "loaded twice", nil })
+		first := reading(t.Context(), holder, "k")
+		receive(t, "the loader runs", stop.reached)
+		second := reading(t.Context(), waiter, "k")
+		eventually(t, "the other node waits", func() bool { return statsOf(waiting).LeaseWaits > 0 })
+		proxy.refuseLinks(true)
+		awaitDown(t, waiting)
+		stop.release()
+		for _, answers := range []<-chan answer{first, second} {
+			if a := receive(t, "a read ends", answers); a.value != "loaded k" || a.err != nil {
+				t.Errorf("%+v", a)
+			}
+		}
+	})
+}
+
+func TestLoadAfterTheHolderDied(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Config{})
+	c := startChild(t, server.Addr(), bound)
+	c.say(t, "load k")
+	c.hear(t, "loading")
+	c.kill(t)
+	if _, ok := stored(t, server, prefix+"blocking:k"); !ok {
+		t.Fatal("the lease ended with its holder: the test proves nothing")
+	}
+	cache := newCache(t, open(t, optionsFor(server)), nearcache.Config[string]{
+		Prefix: prefix + "blocking:",
+		Codec:  nearcache.String(),
+		Load:   func(context.Context, string) (string, error) { return "loaded", nil },
+	})
+	want(t, cache, "k", "loaded")
+	if value, _ := stored(t, server, prefix+"blocking:k"); value != "loaded" {
+		t.Errorf("Redis holds %q", value)
+	}
+}
+
+// Anybody may write a marker, even one without an end. It delays a load; it does not prevent it.
+func TestLoadDespiteAForgedLease(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Config{})
+	options := optionsFor(server)
+	options.RemoteTimeout = time.Second // part of the life of a lease
+	client := open(t, options)
+	cache := newCache(t, client, nearcache.Config[string]{
+		Codec:       nearcache.String(),
+		LoadTimeout: 100 * time.Millisecond,
+		Load:        func(context.Context, string) (string, error) { return "loaded", nil },
+	})
+	const marker = "\x00nearcache\x00lease\x00forged"
+	for _, end := range [][]string{nil, {"PX", "300"}} {
+		server.Do(t, append([]string{"SET", prefix + "k", marker}, end...)...)
+		fence(t, client)
+		want(t, cache, "k", "loaded")
+		if value, _ := stored(t, server, prefix+"k"); value != "loaded" {
+			t.Errorf("Redis holds %q", value)
+		}
+	}
+}
+
+func TestLoadIsDetachedFromItsCallers(t *testing.T) {
+	t.Parallel()
+	for _, step := range []string{"fetch", "load", "store"} {
+		t.Run("leader cancelled during the "+step, func(t *testing.T) {
+			t.Parallel()
+			server := redistest.Start(t, redistest.Config{})
+			proxy := startProxy(t, server)
+			loading, storing := newCheckpoint(t), newCheckpoint(t)
+			client := open(t, optionsAt(proxy.addr()))
+			var loads atomic.Int64
+			type contextKey struct{}
+			cache := newCache(t, client, nearcache.Config[string]{
+				Codec: hooked(nil, storing),
+				Load: func(ctx context.Context, _ string) (string, error) {
+					loads.Add(1)
+					loading.pass()
+					if err := ctx.Err(); err != nil {
+						return "", err
+					}
+					return fmt.Sprint("loaded for ", ctx.Value(contextKey{})), nil
+				},
+			})
+			cache.Explain(t.Context(), "k") // connects
+			connected := proxy.count("GET")
+			switch step {
+			case "fetch":
+				proxy.hold(dataReplies)
+			case "load":
+				loading.arm()
+			case "store":
+				storing.arm()
+			}
+			ctx, cancel := context.WithCancel(context.WithValue(t.Context(), contextKey{}, "the leader"))
+			first := reading(ctx, cache, "k")
+			switch step {
+			case "fetch":
+				eventually(t, "the fetch is on its way", func() bool { return proxy.count("GET") > connected })
+			case "load":
+				receive(t, "the loader runs", loading.reached)
+			case "store":
+				receive(t, "the value is loaded", storing.reached)
+			}
+			second := reading(t.Context(), cache, "k")
+			eventually(t, "the second reader waits", func() bool { return statsOf(client).LocalMisses == 2 })
+			cancel()
+			if a := receive(t, "the leader's read ends with its context", first); !errors.Is(a.err, context.Canceled) {
+				t.Errorf("the leader: %+v", a)
+			}
+			proxy.release(dataReplies)
+			loading.release()
+			storing.release()
+			if a := receive(t, "the other read ends", second); a.value != "loaded for the leader" || a.err != nil {
+				t.Errorf("the other reader: %+v", a)
+			}
+			if n := loads.Load(); n != 1 {
+				t.Errorf("%d loads", n)
+			}
+			eventually(t, "the value is stored", func() bool {
+				value, _ := stored(t, server, prefix+"k")
+				return value == "loaded for the leader"
+			})
+		})
+	}
+
+	t.Run("cancelled before", func(t *testing.T) {
+		t.Parallel()
+		_, cache, loads := loaded(t, redistest.Start(t, redistest.Config{}), newCheckpoint(t))
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := cache.Get(ctx, "k"); !errors.Is(err, context.Canceled) {
+			t.Errorf("Get: %v", err)
+		}
+		if _, err := cache.GetMany(ctx, []string{"k"}); !errors.Is(err, context.Canceled) {
+			t.Errorf("GetMany: %v", err)
+		}
+		if n := loads.Load(); n != 0 {
+			t.Errorf("a read whose context had ended began %d loads", n)
+		}
+		want(t, cache, "k", "loaded k")
+		warm(t, cache, "k", "loaded k")
+		if value, err := cache.Get(ctx, "k"); value != "loaded k" || err != nil {
+			t.Errorf("a hit looks at the context: %q, %v", value, err)
+		}
+	})
+
+	t.Run("waiters leave on their own", func(t *testing.T) {
+		t.Parallel()
+		stop := newCheckpoint(t)
+		stop.arm()
+		_, cache, loads := loaded(t, redistest.Start(t, redistest.Config{}), stop)
+		first := reading(t.Context(), cache, "k")
+		receive(t, "the loader runs", stop.reached)
+		reason := errors.New("the reader has had enough")
+		ctx, cancel := context.WithCancelCause(t.Context())
+		second := reading(ctx, cache, "k")
+		ctxWithDeadline, cancelDeadline := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		defer cancelDeadline()
+		third := reading(ctxWithDeadline, cache, "k")
+		cancel(reason)
+		if a := receive(t, "the waiter leaves", second); !errors.Is(a.err, reason) {
+			t.Errorf("%+v", a)
+		}
+		if a := receive(t, "the waiter leaves", third); !errors.Is(a.err, context.DeadlineExceeded) {
+			t.Errorf("%+v", a)
+		}
+		stop.release()
+		if a := receive(t, "the leader's read ends", first); a.value != "loaded k" || a.err != nil {
+			t.Errorf("%+v", a)
+		}
+		if n := loads.Load(); n != 1 {
+			t.Errorf("%d loads", n)
+		}
+	})
+}
+
+// What others write while a load runs lets other readers past it, and yet never two loads run at once.
+func TestLoadsOfAKeyNeverOverlap(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Config{})
+	client := open(t, optionsFor(server))
+	var running, most, loads atomic.Int64
+	stop := newCheckpoint(t)
+	stop.arm()
+	cache := stringCache(t, client, func(context.Context, string) (string, error) {
+		most.Store(max(most.Load(), running.Add(1)))
+		defer running.Add(-1)
+		n := loads.Add(1)
+		stop.pass()
+		return fmt.Sprint("load ", n), nil
+	})
+	first := reading(t.Context(), cache, "k")
+	receive(t, "the first load runs", stop.reached)
+	server.Do(t, "SET", prefix+"k", "written")
+	fence(t, client)
+	want(t, cache, "k", "written") // a reader that came later, and has left already
+	server.Do(t, "DEL", prefix+"k")
+	fence(t, client)
+	misses := statsOf(client).RemoteMisses
+	second := reading(t.Context(), cache, "k")
+	eventually(t, "the second reader found nothing", func() bool { return statsOf(client).RemoteMisses > misses })
+	select {
+	case a := <-second:
+		t.Errorf("the second read ended before the first load: %+v", a)
+	case <-time.After(time.Second): // time for a second load to begin, if it could
+	}
+	stop.release()
+	if a := receive(t, "the first read ends", first); a.value != "load 1" || a.err != nil {
+		t.Errorf("%+v", a)
+	}
+	if a := receive(t, "the second read ends", second); a.value != "load 2" || a.err != nil {
+		t.Errorf("%+v", a)
+	}
+	if most.Load() != 1 {
+		t.Errorf("%d loads ran at once", most.Load())
+	}
+}
+
+func TestLoaderThatMisbehaves(t *testing.T) {
+	t.Parallel()
+	failure := errors.New("the database is on fire")
+	start := func(t *testing.T, config nearcache.Config[string]) (*redistest.Server, *nearcache.Client, *nearcache.Cache[string]) {
+		t.Helper()
+		server := redistest.Start(t, redistest.Config{})
+		client := open(t, optionsFor(server))
+		config.Codec = nearcache.String()
+		return server, client, newCache(t, client, config)
+	}
+	// again checks that a failure is kept nowhere: not as a value, not as a lease that others would wait for.
+	again := func(t *testing.T, server *redistest.Server, cache *nearcache.Cache[string]) {
+		t.Helper()
+		if value, ok := stored(t, server, prefix+"k"); ok {
+			t.Errorf("Redis holds %q", value)
+		}
+		want(t, cache, "k", "second time")
+	}
+	var once sync.Map
+	first := func(t *testing.T) bool {
+		_, loaded := once.LoadOrStore(t.Name(), true)
+		return !loaded
+	}
+
+	t.Run("error", func(t *testing.T) {
+		t.Parallel()
+		server, client, cache := start(t, nearcache.Config[string]{Load: func(context.Context, string) (string, error) {
+			if first(t) {
+				return "", failure
+			}
+			return "second time", nil
+		}})
+		if _, err := cache.Get(t.Context(), "k"); err != failure { //nolint:errorlint // it is promised as it is
+			t.Errorf("the loader's error arrives as %v", err)
+		}
+		again(t, server, cache)
+		if stats := statsOf(client); stats.LoadErrors != 1 || stats.Loads != 2 {
+			t.Errorf("%+v", stats)
+		}
+	})
+
+	t.Run("panic", func(t *testing.T) {
+		t.Parallel()
+		server, _, cache := start(t, nearcache.Config[string]{Load: func(context.Context, string) (string, error) {
+			if first(t) {
+				panic(failure)
+			}
+			return "second time", nil
+		}})
+		_, err := cache.Get(t.Context(), "k")
+		var panicked *nearcache.PanicError
+		if !errors.As(err, &panicked) || panicked.Value != failure || !errors.Is(err, failure) {
+			t.Fatalf("%#v", err)
+		}
+		mentions(t, err, "panicked", failure.Error())
+		if !strings.Contains(string(panicked.Stack), "load_test.go") {
+			t.Errorf("the stack does not show the loader:\n%s", panicked.Stack)
+		}
+		again(t, server, cache)
+	})
+
+	t.Run("panic with something else", func(t *testing.T) {
+		t.Parallel()
+		server, _, cache := start(t, nearcache.Config[string]{Load: func(context.Context, string) (string, error) {
+			if first(t) {
+				panic("a text")
+			}
+			return "second time", nil
+		}})
+		_, err := cache.Get(t.Context(), "k")
+		mentions(t, err, "a text")
+		if errors.Unwrap(err) != nil {
+			t.Errorf("it unwraps to %v", errors.Unwrap(err))
+		}
+		again(t, server, cache)
+	})
+
+	t.Run("Goexit", func(t *testing.T) {
+		t.Parallel()
+		server, _, cache := start(t, nearcache.Config[string]{Load: func(context.Context, string) (string, error) {
+			if first(t) {
+				runtime.Goexit()
+			}
+			return "second time", nil
+		}})
+		_, err := cache.Get(t.Context(), "k")
+		var panicked *nearcache.PanicError
+		if !errors.As(err, &panicked) || panicked.Value != nil {
+			t.Fatalf("%#v", err)
+		}
+		mentions(t, err, "Goexit")
+		again(t, server, cache)
+	})
+
+	t.Run("longer than LoadTimeout", func(t *testing.T) {
+		t.Parallel()
+		server, _, cache := start(t, nearcache.Config[string]{
+			LoadTimeout: 50 * time.Millisecond,
+			Load: func(ctx context.Context, _ string) (string, error) {
+				if first(t) {
+					<-ctx.Done()
+					return "", fmt.Errorf("the database: %w", ctx.Err())
+				}
+				return "second time", nil
+			},
+		})
+		if _, err := cache.Get(t.Context(), "k"); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%v", err)
+		}
+		again(t, server, cache)
+	})
+
+	t.Run("deaf to its context", func(t *testing.T) {
+		t.Parallel()
+		stop := newCheckpoint(t)
+		stop.arm()
+		defer stop.release()
+		_, _, cache := start(t, nearcache.Config[string]{
+			LoadTimeout: 10 * time.Millisecond,
+			Load: func(context.Context, string) (string, error) {
+				stop.pass()
+				return "late", nil
+			},
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		if _, err := cache.Get(ctx, "k"); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("its caller is not let go: %v", err)
+		}
+	})
+
+	t.Run("value that cannot be encoded", func(t *testing.T) {
+		t.Parallel()
+		server := redistest.Start(t, redistest.Config{})
+		cache := newCache(t, open(t, optionsFor(server)), nearcache.Config[any]{
+			Load: func(context.Context, string) (any, error) { return func() {}, nil },
+		})
+		_, err := cache.Get(t.Context(), "k")
+		mentions(t, err, `"test"`, "encode", `"k"`)
+		if value, ok := stored(t, server, prefix+"k"); ok {
+			t.Errorf("Redis holds %q", value)
+		}
+	})
+
+	t.Run("value that is reserved", func(t *testing.T) {
+		t.Parallel()
+		_, _, cache := start(t, nearcache.Config[string]{Load: func(context.Context, string) (string, error) {
+			return "\x00nearcache\x00lease\x00mine", nil
+		}})
+		if _, err := cache.Get(t.Context(), "k"); !errors.Is(err, nearcache.ErrInvalidValue) {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
+func TestLoaderThatReturnsNil(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Config{})
+	client := open(t, optionsFor(server))
+	type item struct{ Name string }
+	refused := func(t *testing.T, err error) {
+		t.Helper()
+		if !errors.Is(err, nearcache.ErrInvalidValue) {
+			t.Fatalf("%v", err)
+		}
+		mentions(t, err, "nil", "ErrNotFound")
+	}
+
+	pointers := newCache(t, client, nearcache.Config[*item]{Name: "pointers", Prefix: prefix + "p:",
+		Load: func(context.Context, string) (*item, error) { return nil, nil }})
+	_, err := pointers.Get(t.Context(), "k")
+	refused(t, err)
+
+	interfaces := newCache(t, client, nearcache.Config[fmt.Stringer]{Name: "interfaces", Prefix: prefix + "i:",
+		Load: func(context.Context, string) (fmt.Stringer, error) { return nil, nil }})
+	_, err = interfaces.Get(t.Context(), "k")
+	refused(t, err)
+
+	typed := newCache(t, client, nearcache.Config[fmt.Stringer]{Name: "typed", Prefix: prefix + "t:",
+		Load: func(context.Context, string) (fmt.Stringer, error) { return (*time.Location)(nil), nil }})
+	_, err = typed.Get(t.Context(), "k")
+	refused(t, err)
+
+	// An empty slice or map is a value, also a nil one.
+	slices := newCache(t, client, nearcache.Config[[]string]{Name: "slices", Prefix: prefix + "s:",
+		Load: func(context.Context, string) ([]string, error) { return nil, nil }})
+	if value := get(t, slices, "k"); len(value) != 0 {
+		t.Errorf("%q", value)
+	}
+}
+
+func TestNoLoader(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Config{})
+	client := open(t, optionsFor(server))
+	cache := stringCache(t, client, nil)
+	if _, err := cache.Get(t.Context(), "k"); !errors.Is(err, nearcache.ErrNotFound) {
+		t.Errorf("%v", err)
+	}
+	items, err := cache.GetMany(t.Context(), []string{"k", "l"})
+	if err != nil || len(items) != 0 {
+		t.Errorf("GetMany: %q, %v", items, err)
+	}
+	server.Do(t, "SET", prefix+"k", "v")
+	fence(t, client)
+	want(t, cache, "k", "v")
+}
+
+func TestNegativeTTL(t *testing.T) {
+	t.Parallel()
+
+	t.Run("none", func(t *testing.T) {
+		t.Parallel()
+		server := redistest.Start(t, redistest.Config{})
+		database := newSource(map[string]string{})
+		cache := stringCache(t, open(t, optionsFor(server)), database.load)
+		for range 3 {
+			if _, err := cache.Get(t.Context(), "k"); !errors.Is(err, nearcache.ErrNotFound) {
+				t.Errorf("%v", err)
+			}
+		}
+		if n := database.loads.Load(); n != 3 {
+			t.Errorf("%d loads for 3 reads", n)
+		}
+		if value, ok := stored(t, server, prefix+"k"); ok {
+			t.Errorf("Redis holds %q", value)
+		}
+	})
+
+	t.Run("remembered by all nodes", func(t *testing.T) {
+		t.Parallel()
+		server := redistest.Start(t, redistest.Config{})
+		database := newSource(map[string]string{})
+		var clients []*nearcache.Client
+		var caches []*nearcache.Cache[string]
+		for range 2 {
+			client := open(t, optionsFor(server))
+			clients = append(clients, client)
+			caches = append(caches, newCache(t, client, nearcache.Config[string]{
+				Codec: nearcache.String(), Load: database.load, NegativeTTL: time.Hour,
+			}))
+		}
+		for i, cache := range caches {
+			eventually(t, "L1 knows", func() bool {
+				if _, err := cache.Get(t.Context(), "k"); !errors.Is(err, nearcache.ErrNotFound) {
+					t.Fatalf("%v", err)
+				}
+				return statsOf(clients[i]).LocalNegatives > 0
+			})
+			items, err := cache.GetMany(t.Context(), []string{"k"})
+			if err != nil || len(items) != 0 {
+				t.Errorf("GetMany: %q, %v", items, err)
+			}
+		}
+		if n := database.loads.Load(); n != 1 {
+			t.Errorf("%d loads", n)
+		}
+
+		// Whoever writes the item ends that.
+		server.Do(t, "SET", prefix+"k", "born")
+		for i, cache := range caches {
+			fence(t, clients[i])
+			want(t, cache, "k", "born")
+		}
+	})
+
+	t.Run("for its time", func(t *testing.T) {
+		t.Parallel()
+		const life = 200 * time.Millisecond
+		database := newSource(map[string]string{})
+		cache := newCache(t, open(t, optionsFor(redistest.Start(t, redistest.Config{}))), nearcache.Config[string]{
+			Codec: nearcache.String(), Load: database.load, NegativeTTL: life,
+		})
+		if _, err := cache.Get(t.Context(), "k"); !errors.Is(err, nearcache.ErrNotFound) {
+			t.Errorf("%v", err)
+		}
+		database.set("k", "born") // without a word to the cache
+		elapse(life + 2*time.Millisecond)
+		want(t, cache, "k", "born")
+	})
+}
