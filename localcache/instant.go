@@ -36,5 +36,8 @@ func (i Instant) Add(d time.Duration) Instant {
 	return sum
 }
 
+// Time returns the instant as a time with a monotonic reading, to compare with others.
+func (i Instant) Time() time.Time { return base.Add(time.Duration(i)) }
+
 // Sub returns the time from j to i.
 func (i Instant) Sub(j Instant) time.Duration { return time.Duration(i - j) }
