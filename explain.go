@@ -18,7 +18,13 @@ type Explanation struct {
 
 	// LastInvalidation is the last time that this key was evicted from L1 by an invalidation; nil if that is not known (the client
 	// remembers some thousands).
-	LastInvalidation *localcache.Invalidation
+	LastInvalidation *Invalidation
+}
+
+// An Invalidation is one that evicted a key from L1.
+type Invalidation struct {
+	Cause localcache.Cause // what told of the change: the link, a message, or this node's own write
+	At    time.Time
 }
 
 // LocalExplanation is what L1 holds.
@@ -45,7 +51,7 @@ func (c *Cache[V]) Explain(ctx context.Context, key string) Explanation {
 	e.Local.Info, e.Local.Present = c.view.Peek(k)
 	e.Local.Servable = e.Local.Present && e.Local.State == localcache.Servable && e.Link.Staleness <= c.staleness
 	if last, ok := c.view.LastInvalidation(k); ok {
-		e.LastInvalidation = &last
+		e.LastInvalidation = &Invalidation{Cause: last.Cause, At: last.At.Time()}
 	}
 	if err := c.writable(key); err != nil {
 		e.Remote.Err = err
@@ -94,7 +100,7 @@ func (e Explanation) String() string {
 		b.WriteString("; Redis has nothing")
 	}
 	if e.LastInvalidation != nil {
-		fmt.Fprintf(&b, "; last evicted %v ago (%v)", localcache.Now().Sub(e.LastInvalidation.At), e.LastInvalidation.Cause)
+		fmt.Fprintf(&b, "; last evicted %v ago (%v)", time.Since(e.LastInvalidation.At), e.LastInvalidation.Cause)
 	}
 	return b.String()
 }

@@ -10,7 +10,6 @@ import (
 
 	"github.com/go-nearcache/nearcache"
 	"github.com/go-nearcache/nearcache/examples/data"
-	"github.com/go-nearcache/nearcache/localcache"
 )
 
 // A node is what a process of your service would be: one client, and a typed cache for each kind of item.
@@ -86,13 +85,13 @@ func (n *node) warm(ctx context.Context, code string) (airport data.Airport, err
 }
 
 // evictedAfter returns how long after began the push of a change made L1 forget the airport. The change has been acknowledged.
-func (n *node) evictedAfter(ctx context.Context, code string, began localcache.Instant) (time.Duration, error) {
+func (n *node) evictedAfter(ctx context.Context, code string, began time.Time) (time.Duration, error) {
 	// The eviction needs no fence. The fence says when the push of the change must have been here.
 	if err := n.client.Fence(ctx); err != nil {
 		return 0, fmt.Errorf("node %s: %w", n.name, err)
 	}
 	last := n.airports.Explain(ctx, code).LastInvalidation
-	if last == nil || last.At < began {
+	if last == nil || last.At.Before(began) {
 		return 0, fmt.Errorf("node %s was not told that %s has changed", n.name, code)
 	}
 	return last.At.Sub(began), nil

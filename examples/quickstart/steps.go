@@ -14,7 +14,6 @@ import (
 	"github.com/go-nearcache/nearcache"
 	"github.com/go-nearcache/nearcache/examples/data"
 	"github.com/go-nearcache/nearcache/examples/internal/measure"
-	"github.com/go-nearcache/nearcache/localcache"
 )
 
 // A step shows one thing. It returns the evidence that it was seen, or an error that says what was seen instead.
@@ -166,11 +165,11 @@ func (d *demo) write(ctx context.Context) (string, error) {
 
 		// A is the only writer here. Where several nodes may write an item at once, Delete it after the update instead: two Sets may
 		// reach Redis in another order than their updates reached the database.
-		began := localcache.Now()
+		began := time.Now()
 		if err := a.airports.Set(ctx, airport, record); err != nil {
 			return "", err
 		}
-		wrote := localcache.Now().Sub(began)
+		wrote := time.Since(began)
 		own, _, err := a.get(ctx, airport)
 		if err != nil {
 			return "", err
@@ -195,7 +194,7 @@ func (d *demo) write(ctx context.Context) (string, error) {
 }
 
 // sees checks that a change made after began has evicted the airport on the node, and that its next read returns the changed record.
-func (d *demo) sees(ctx context.Context, n *node, changed data.Airport, began localcache.Instant, aloud bool) (time.Duration, error) {
+func (d *demo) sees(ctx context.Context, n *node, changed data.Airport, began time.Time, aloud bool) (time.Duration, error) {
 	took, err := n.evictedAfter(ctx, airport, began)
 	if err != nil {
 		return 0, err
@@ -368,11 +367,11 @@ func (d *demo) outsideWrite(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	began := localcache.Now()
+	began := time.Now()
 	if err := d.outsider.Do(ctx, d.outsider.B().Set().Key(d.key()).Value(string(value)).Build()).Error(); err != nil {
 		return "", err
 	}
-	d.event("Redis", localcache.Now().Sub(began), `redis-cli SET …:%s '{"iata":"JFK", … "name":%q, …}'`, airport, record.Name)
+	d.event("Redis", time.Since(began), `redis-cli SET …:%s '{"iata":"JFK", … "name":%q, …}'`, airport, record.Name)
 	var slowest time.Duration
 	for _, n := range d.nodes {
 		took, err := n.evictedAfter(ctx, airport, began)
