@@ -211,7 +211,7 @@ func (l *link) push(keys []rueidis.RedisMessage) {
 			return
 		}
 		delivery.Lock()
-		if !l.live {
+		if !l.mayDeliver() {
 			delivery.Unlock()
 			return
 		}
@@ -224,10 +224,14 @@ func (l *link) push(keys []rueidis.RedisMessage) {
 func (l *link) deliver(call func(Handler)) {
 	l.tracker.delivery.Lock()
 	defer l.tracker.delivery.Unlock()
-	if l.live {
+	if l.mayDeliver() {
 		call(l.tracker.options.Handler)
 	}
 }
+
+// mayDeliver reports, under the delivery lock, whether the handler may be told something. Once the link is down it may not, even if
+// whoever noticed has not got the lock yet to say so.
+func (l *link) mayDeliver() bool { return l.live && !l.isDown() }
 
 // serve asks the server for its role, one round trip after the other, at every heartbeat and for as long as somebody waits for a fence.
 // It returns when the link is down.

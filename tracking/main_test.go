@@ -1,6 +1,7 @@
 package tracking
 
 import (
+	"context"
 	"fmt"
 	"sync"
 	"testing"
@@ -45,14 +46,14 @@ type recorder struct {
 
 	mu      sync.Mutex
 	calls   []call
-	changed chan struct{} // closed at the next call
+	changed chan struct{} // closed at the next call; nil if nobody waits
 	busy    bool
 	live    bool
 	asOf    time.Time
 }
 
 func newRecorder(t testing.TB) *recorder {
-	return &recorder{t: t, changed: make(chan struct{})}
+	return &recorder{t: t}
 }
 
 func (r *recorder) Live(asOf time.Time)    { r.record(call{method: "live", asOf: asOf}) }
@@ -96,8 +97,10 @@ func (r *recorder) record(c call) {
 		r.asOf = c.asOf
 	}
 	r.calls = append(r.calls, c)
-	close(r.changed)
-	r.changed = make(chan struct{})
+	if r.changed != nil {
+		close(r.changed)
+		r.changed = nil
+	}
 }
 
 // all returns the calls so far.
@@ -134,6 +137,9 @@ func (r *recorder) await(what string, from int, condition func(call) bool) (int,
 	defer timeout.Stop()
 	for seen := from; ; {
 		r.mu.Lock()
+		if r.changed == nil {
+			r.changed = make(chan struct{})
+		}
 		calls, changed := r.calls, r.changed
 		r.mu.Unlock()
 		for ; seen < len(calls); seen++ {
@@ -194,7 +200,7 @@ func closeTracker(t testing.TB, tracker *Tracker) {
 	// The test's own context has ended when cleanups run.
 	timeout := time.AfterFunc(patience, func() { panic("a tracker does not close") })
 	defer timeout.Stop()
-	if err := tracker.Close(withoutCancel(t)); err != nil {
+	if err := tracker.Close(context.WithoutCancel(t.Context())); err != nil {
 		t.Errorf("close: %v", err)
 	}
 }

@@ -84,16 +84,23 @@ type probe struct {
 	lost      atomic.Bool
 }
 
+// Invalidate looks for the key.
 func (p *probe) Invalidate(key string) {
 	if key == p.key {
 		p.announced.Store(true)
 	}
 }
 
-// Flush tells nothing of a key, but that pushes arrive.
-func (p *probe) Flush()            { p.announced.Store(true) }
-func (p *probe) Live(time.Time)    {}
-func (p *probe) Lost(error)        { p.lost.Store(true) }
+// Flush tells nothing of the key, but that pushes arrive.
+func (p *probe) Flush() { p.announced.Store(true) }
+
+// Lost remembers that the link was not the same throughout.
+func (p *probe) Lost(error) { p.lost.Store(true) }
+
+// Live means nothing to a probe.
+func (p *probe) Live(time.Time) {}
+
+// Confirm means nothing to a probe: it waits for a fence.
 func (p *probe) Confirm(time.Time) {}
 
 var _ Handler = (*probe)(nil)

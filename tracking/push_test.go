@@ -1,15 +1,12 @@
 package tracking
 
 import (
-	"context"
 	"slices"
 	"strconv"
 	"testing"
 
 	"github.com/go-nearcache/nearcache/internal/redistest"
 )
-
-func withoutCancel(t testing.TB) context.Context { return context.WithoutCancel(t.Context()) }
 
 func TestWriteIsAnnounced(t *testing.T) {
 	s := redistest.Start(t, redistest.Config{})

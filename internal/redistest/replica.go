@@ -2,6 +2,7 @@ package redistest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 )
@@ -34,8 +35,8 @@ func (s *Server) AwaitInSync(ctx context.Context) error {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return fmt.Errorf("redistest: replica %s does not follow its primary: %w (last error: %v); its state:\n%s\nthe end of its log:\n%s",
-				s.Addr(), ctx.Err(), err, info, s.Log())
+			return fmt.Errorf("redistest: replica %s does not follow its primary: %w; its state:\n%s\nthe end of its log:\n%s",
+				s.Addr(), errors.Join(ctx.Err(), err), info, s.Log())
 		}
 	}
 }
