@@ -77,13 +77,6 @@ func Open(ctx context.Context, options Options) (*Client, error) {
 }
 
 func (c *Client) connect(ctx context.Context) (err error) {
-	if c.redis, err = rueidis.NewClient(c.options.Redis); err != nil {
-		return fmt.Errorf("nearcache: cannot connect to Redis at %q: %w: start a server there or correct Options.Redis", c.options.Redis.InitAddress, err)
-	}
-	if mode := c.redis.Mode(); mode != rueidis.ClientModeStandalone {
-		return fmt.Errorf("nearcache: Redis at %q runs as a %s, and a single server is what this version covers: name a server on its own in Options.Redis.InitAddress", c.options.Redis.InitAddress, mode)
-	}
-	c.remote.redis = c.redis
 	c.tracker, err = tracking.Open(ctx, tracking.Options{
 		Redis:     c.options.Redis,
 		Prefixes:  c.options.Prefixes,
@@ -95,6 +88,14 @@ func (c *Client) connect(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("nearcache: %w", err)
 	}
+	// After the link, because it takes no context: whether the server answers at all is known by now.
+	if c.redis, err = rueidis.NewClient(c.options.Redis); err != nil {
+		return fmt.Errorf("nearcache: cannot connect to Redis at %q: %w: start a server there or correct Options.Redis", c.options.Redis.InitAddress, err)
+	}
+	if mode := c.redis.Mode(); mode != rueidis.ClientModeStandalone {
+		return fmt.Errorf("nearcache: Redis at %q runs as a %s, and a single server is what this version covers: name a server on its own in Options.Redis.InitAddress", c.options.Redis.InitAddress, mode)
+	}
+	c.remote.redis = c.redis
 	// A proxy may accept the command and push nothing, so the link is proved by a write. A user without the right to write has no
 	// such proof, and needs none less for it.
 	if err := tracking.Probe(ctx, c.options.Redis, c.options.Prefixes[0]); err != nil {
