@@ -94,6 +94,11 @@ func percentile(all []time.Duration, p float64) time.Duration {
 	return sorted[min(len(sorted)-1, int(p*float64(len(sorted))))]
 }
 
+func median(all []float64) float64 {
+	sorted := slices.Sorted(slices.Values(all))
+	return sorted[len(sorted)/2]
+}
+
 func ratio(a, b time.Duration) float64 { return float64(a) / float64(b) }
 
 // atMost and atLeast make rows of a figure with a bound.
