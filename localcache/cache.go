@@ -63,7 +63,7 @@ type Cache struct {
 	// Written by every fill and departure.
 	items     atomic.Int64 // resident or queued
 	bytes     atomic.Int64 // their cost
-	mostItems atomic.Int64 // the largest number of residents that trim has seen
+	mostItems atomic.Int64 // the largest number of residents that tidy has seen
 	departed  [departures]atomic.Uint64
 	fills     [fillResults]atomic.Uint64
 	evicted   [causes]atomic.Uint64
@@ -75,11 +75,11 @@ type Cache struct {
 	views []*gate
 	gate  gate // of operations that concern no view
 
-	sweepRequests chan struct{}
-	trimRequests  chan struct{}
-	stop          chan struct{}
-	stopped       chan struct{}
-	closing       sync.Once
+	tidyRequests chan struct{}
+	trimRequests chan struct{}
+	stop         chan struct{}
+	stopped      chan struct{}
+	closing      sync.Once
 }
 
 // New returns an empty cache, or an error that names the option that is wrong. The cache owns three goroutines until
@@ -97,13 +97,13 @@ func newCache(o Options, address func(uint64) (uint64, uint64)) (*Cache, error) 
 		return nil, err
 	}
 	c := &Cache{
-		maxBytes:      o.MaxBytes,
-		budget:        newBudget(o.MaxBytes),
-		gate:          newGate(),
-		sweepRequests: make(chan struct{}, 1),
-		trimRequests:  make(chan struct{}, 1),
-		stop:          make(chan struct{}),
-		stopped:       make(chan struct{}),
+		maxBytes:     o.MaxBytes,
+		budget:       newBudget(o.MaxBytes),
+		gate:         newGate(),
+		tidyRequests: make(chan struct{}, 1),
+		trimRequests: make(chan struct{}, 1),
+		stop:         make(chan struct{}),
+		stopped:      make(chan struct{}),
 	}
 	c.stripes = make([]atomic.Uint64, c.budget.stripes)
 	c.shards.Store(&shardTable{})

@@ -3,43 +3,51 @@ package localcache
 import "time"
 
 const (
-	// sweepInterval bounds how long an expired entry that nobody asks for occupies its bytes. A full sweep of a million
+	// tidyInterval bounds how long an expired entry that nobody asks for occupies its bytes. A pass over a million
 	// entries takes about a tenth of a second, so one that takes longer than a hundredth of the interval stretches it.
-	sweepInterval = 10 * time.Second
-	sweepShare    = 100
+	tidyInterval = 10 * time.Second
+	tidyShare    = 100
 
-	// sweepBatch bounds the memory of a sweep, 16 bytes a departing entry.
-	sweepBatch = 1 << 18
+	// trimInterval keeps refused fills from causing one pass after another.
+	trimInterval = time.Second
 
-	// sweepPace is how many deletions are queued before waiting for the store to apply them: a full queue would refuse
+	// removeBatch bounds the memory that a pass needs, 24 bytes a departing entry.
+	removeBatch = 1 << 18
+
+	// removePace is how many deletions are queued before waiting for the store to apply them: a full queue would refuse
 	// fills and hold up invalidations.
-	sweepPace = 1024
+	removePace = 1024
 )
 
 // tend is the cache's own goroutine.
 func (c *Cache) tend() {
 	defer close(c.stopped)
-	timer := time.NewTimer(sweepInterval)
+	timer := time.NewTimer(tidyInterval)
 	defer timer.Stop()
+	var took time.Duration
+	start := Now()
 	for {
 		select {
 		case <-c.stop:
 			return
 		case <-c.trimRequests:
-			c.trim()
-		case <-c.sweepRequests:
-			c.sweep()
+			// A request that comes too early is dropped. The next refused fill makes another.
+			if Now().Sub(start) < max(trimInterval, tidyShare*took) {
+				continue
+			}
+		case <-c.tidyRequests:
 		case <-timer.C:
-			start := Now()
-			c.trim()
-			c.sweep()
-			timer.Reset(max(sweepInterval, sweepShare*Now().Sub(start)))
 		}
+		start = Now()
+		c.tidy()
+		took = Now().Sub(start)
+		timer.Reset(max(tidyInterval, tidyShare*took))
 	}
 }
 
-func (c *Cache) requestSweep() { request(c.sweepRequests) }
-func (c *Cache) requestTrim()  { request(c.trimRequests) }
+// requestTidy is for shards whose entries have become unservable, requestTrim for fills that found no room.
+func (c *Cache) requestTidy() { request(c.tidyRequests) }
+func (c *Cache) requestTrim() { request(c.trimRequests) }
 
 func request(requests chan<- struct{}) {
 	select {
@@ -48,20 +56,32 @@ func request(requests chan<- struct{}) {
 	}
 }
 
-// sweep removes every entry that can never be served again. Reads do not: what they find dead they are about to refill,
-// and a fill takes a dead entry's place at once.
-func (c *Cache) sweep() {
-	for more := true; more && !c.closed(); {
+// tidy removes every entry that can never be served again, then sees to it that the budget is kept. Reads remove nothing:
+// what they find dead they are about to refill, and a fill takes a dead entry's place at once.
+func (c *Cache) tidy() {
+	for !c.closed() {
 		var dead []departing
+		var items, bytes int64
 		now := Now()
 		c.store.IterValues(func(r resident) (stop bool) {
-			if why, ok := c.dead(r.head(), now); ok {
+			h := r.head()
+			items++
+			bytes += h.cost
+			if why, ok := c.dead(h, now); ok {
 				dead = append(dead, departing{r, why})
 			}
-			return len(dead) == sweepBatch
+			return len(dead) == removeBatch
 		})
+		c.mostItems.Store(max(c.mostItems.Load(), items))
+		for _, d := range dead {
+			items--
+			bytes -= d.head().cost
+		}
 		c.remove(dead)
-		more = len(dead) == sweepBatch
+		if len(dead) < removeBatch {
+			c.trim(items, bytes)
+			return
+		}
 	}
 }
 
@@ -78,26 +98,21 @@ func (c *Cache) dead(h *header, now Instant) (departure, bool) {
 	return departedFlushed, table == nil || (*table)[h.shard].epoch != h.epoch
 }
 
-// trim brings entries and tables back under the capacity when the policy believes they already are, and tells the policy
-// what the tables leave for entries.
-func (c *Cache) trim() {
+// trim evicts, without regard to popularity, what the policy does not know it has: see admit.
+func (c *Cache) trim(items, bytes int64) {
 	if c.closed() {
 		return
 	}
-	c.store.Wait() // only what is resident counts
-	items, bytes := c.items.Load(), c.bytes.Load()
-	c.mostItems.Store(max(c.mostItems.Load(), items))
-	c.store.UpdateMaxCost(c.budget.entryBytes(items, bytes, c.mostItems.Load()))
-
-	excess := bytes + c.idleBytes() - c.budget.capacity
-	if excess <= 0 {
+	idle := max(0, c.mostItems.Load()-items) * slotBytes
+	excess := bytes + idle - c.budget.capacity
+	if excess < c.budget.capacity/32 { // what was filled and evicted during the pass
 		return
 	}
 	var surplus []departing
 	c.store.IterValues(func(r resident) (stop bool) {
 		surplus = append(surplus, departing{r, departedCapacity})
 		excess -= r.head().cost - slotBytes
-		return excess <= 0
+		return excess <= 0 || len(surplus) == removeBatch
 	})
 	c.remove(surplus)
 }
@@ -107,8 +122,8 @@ type departing struct {
 	why departure
 }
 
-func (c *Cache) remove(dead []departing) {
-	for i, d := range dead {
+func (c *Cache) remove(entries []departing) {
+	for i, d := range entries {
 		if c.closed() {
 			return
 		}
@@ -117,7 +132,7 @@ func (c *Cache) remove(dead []departing) {
 		if c.depart(d.resident, d.why) {
 			c.store.Del(d.head().lo)
 		}
-		if i%sweepPace == sweepPace-1 {
+		if i%removePace == removePace-1 {
 			c.store.Wait()
 		}
 	}

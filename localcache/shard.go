@@ -63,14 +63,14 @@ func (s *Shard) Renew(asOf Instant) uint64 {
 		row.epoch, row.fill = epoch, epoch
 		row.asOf = max(row.asOf, asOf)
 	})
-	s.cache.requestSweep()
+	s.cache.requestTidy()
 	return epoch
 }
 
 // Suspend ends the epoch without a new one: nothing of this shard is served or filled until Renew.
 func (s *Shard) Suspend() {
 	s.update(func(row *shardState) { row.epoch, row.fill = epochNone, epochNone })
-	s.cache.requestSweep()
+	s.cache.requestTidy()
 }
 
 // Freeze refuses fills from now on. What is there stays servable to readers who are content with the as-of instant, which
@@ -93,7 +93,7 @@ func (s *Shard) Confirm(asOf Instant) {
 // Close suspends the shard for good and gives its place in the cache's table back. Idempotent.
 func (s *Shard) Close() {
 	s.update(func(row *shardState) { *row = shardState{} })
-	s.cache.requestSweep()
+	s.cache.requestTidy()
 }
 
 // Epoch returns the epoch whose entries are served, or 0 for none.
