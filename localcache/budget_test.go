@@ -34,7 +34,7 @@ func write(v *View[[]byte], s *Shard, size int) {
 // TestBudget holds the package's constants to what the process needs. The tables of the store double at different
 // numbers of entries, so several budgets are tried.
 func TestBudget(t *testing.T) {
-	for _, maxBytes := range []int64{2 << 20, 8 << 20, 12 << 20} {
+	for _, maxBytes := range []int64{4 << 20, 8 << 20, 12 << 20} {
 		for _, size := range []int{32, 200, 1024, 20_000, 200_000} {
 			t.Run(fmt.Sprintf("%dMiB/%dB", maxBytes>>20, size), func(t *testing.T) {
 				before := liveHeap()
