@@ -255,7 +255,6 @@ func (b *Bus) Close(ctx context.Context) error {
 	lanes := b.closeLanes()
 	failures := []error{b.Flush(ctx)}
 	b.stopBeating()
-	b.heartbeats.Wait()
 	b.sayGoodbye(ctx, lanes)
 	b.stopSending()
 	for _, s := range subscriptions {
@@ -271,15 +270,21 @@ func (b *Bus) Close(ctx context.Context) error {
 
 // awaitRest waits until nothing is being sent any more. The transport being closed, that is soon.
 func (b *Bus) awaitRest(ctx context.Context, lanes []*lane) error {
-	for _, l := range lanes {
-		select {
-		case <-l.quiet:
-		case <-ctx.Done():
-			return fmt.Errorf("broadcast: a publisher on %q is still sending: %w", l.topic, context.Cause(ctx))
+	rest := make(chan struct{})
+	go func() {
+		defer close(rest)
+		b.heartbeats.Wait()
+		for _, l := range lanes {
+			<-l.quiet
 		}
+		b.running.Wait() // only a lane that is not quiet starts more
+	}()
+	select {
+	case <-rest:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("broadcast: a frame is still being sent: %w", context.Cause(ctx))
 	}
-	b.running.Wait()
-	return nil
 }
 
 func (b *Bus) closeLanes() []*lane {

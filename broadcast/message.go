@@ -47,9 +47,9 @@ func (m Message) ID() string {
 type Gap struct {
 	// Reason says how the loss came about.
 	Reason Reason
-	// Open is true while the link is down: messages are being missed now, so trust nothing that depends on them. A Gap
-	// with Open false follows when the link is live again. Flush then: what is flushed at the loss could be refilled with
-	// stale data before the link is back.
+	// Open tells the state of the link. True: it is down, and messages are being missed now, so trust nothing that depends
+	// on them; a Gap with Open false follows when the link is live again. Flush then: what is flushed at the loss
+	// could be refilled with stale data before the link is back.
 	Open bool
 	// Topic is the subscription's topic.
 	Topic string

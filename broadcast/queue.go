@@ -16,6 +16,9 @@ type queue struct {
 	messages, bytes       int
 	maxMessages, maxBytes int
 	overflowing           bool
+
+	down bool // the transport has said last that the link is down
+	owed bool // something was lost meanwhile besides, so that the gap that closes must call for a flush
 }
 
 // item is a message, or a gap if its reason is set.
@@ -59,7 +62,7 @@ func (q *queue) pushMessage(m Message) fate {
 	}
 	if q.messages >= q.maxMessages || q.messages > 0 && q.bytes+len(m.Payload) > q.maxBytes {
 		q.overflowing = true
-		q.append(item{gap: Gap{Reason: Overflow, Topic: m.Topic}})
+		q.pushLocked(q.inState(Gap{Reason: Overflow, Topic: m.Topic}))
 		return overflowed
 	}
 	q.messages++
@@ -68,33 +71,72 @@ func (q *queue) pushMessage(m Message) fate {
 	return kept
 }
 
-// pushGap adds a gap. Too many of them are merged, never dropped.
+// pushState adds what the transport says of the link.
+func (q *queue) pushState(gap Gap) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.down = gap.Open
+	if !gap.Open {
+		if q.owed && gap.Reason == Resumed {
+			gap.Reason = Reconnect // the transport missed nothing, but something was lost all the same
+		}
+		q.owed = false
+	}
+	q.pushLocked(gap)
+}
+
+// pushGap adds a gap that others than the transport have found. While the link is down it cannot say that it is live, so
+// the flush that it calls for is left to the gap that closes.
 func (q *queue) pushGap(gap Gap) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.pushLocked(q.inState(gap))
+}
+
+func (q *queue) inState(gap Gap) Gap {
+	if q.down {
+		gap.Open, q.owed = true, true
+	}
+	return gap
+}
+
+// pushLocked appends a gap. Too many of them are merged, never dropped.
+func (q *queue) pushLocked(gap Gap) {
 	if q.closed {
 		return
 	}
-	if q.count-q.messages >= maxGaps {
-		if last := &q.ring[(q.head+q.count-1)%len(q.ring)]; last.gap.Reason != 0 {
-			last.gap = mergeGaps(last.gap, gap)
-			return
-		}
-	}
 	q.append(item{gap: gap})
+	for q.count-q.messages > maxGaps {
+		last, before := q.at(q.count-1), q.at(q.count-2)
+		if before.gap.Reason == 0 || !before.gap.Open && last.gap.Open {
+			return // a call to flush does not wait for a link that is down
+		}
+		before.gap = mergeGaps(before.gap, last.gap)
+		*last = item{}
+		q.count--
+	}
 }
 
 // mergeGaps returns one gap that says at least what the two say, the state being that of the later one.
 func mergeGaps(earlier, later Gap) Gap {
-	merged := Gap{Reason: earlier.Reason, Open: later.Open, Topic: later.Topic}
-	if earlier.Reason == Resumed || later.Open {
-		merged.Reason = later.Reason
+	switch {
+	case earlier.Open && !later.Open, earlier.Reason == Resumed:
+		return later
+	case later.Reason == Resumed:
+		return earlier
 	}
+	merged := Gap{Reason: earlier.Reason, Open: later.Open, Topic: later.Topic}
 	if earlier.Origin == later.Origin {
 		merged.Origin = later.Origin
+		merged.From = min(earlier.From, later.From)
+		if earlier.To > 0 && later.To > 0 {
+			merged.To = max(earlier.To, later.To)
+		}
 	}
 	return merged
 }
+
+func (q *queue) at(i int) *item { return &q.ring[(q.head+i)%len(q.ring)] }
 
 func (q *queue) append(i item) {
 	if q.count == len(q.ring) {
@@ -103,7 +145,7 @@ func (q *queue) append(i item) {
 		copy(larger[n:], q.ring[:q.head])
 		q.ring, q.head = larger, 0
 	}
-	q.ring[(q.head+q.count)%len(q.ring)] = i
+	*q.at(q.count) = i
 	q.count++
 	if q.waiting {
 		q.waiting = false

@@ -240,13 +240,15 @@ func (r *receiver) Gap(gap Gap) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.down = gap.Open
+	gap.Topic = r.topic
+	r.bus.counters.gaps[gap.Reason].Add(1)
 	for _, s := range r.subscriptions {
 		s.live.Store(!gap.Open)
+		s.queue.pushState(gap)
 	}
-	r.report(gap)
 }
 
-// report hands a gap to the subscriptions, in its place among the messages.
+// report hands a gap that this receiver has found to the subscriptions, in its place among the messages.
 func (r *receiver) report(gap Gap) {
 	gap.Topic = r.topic
 	r.bus.counters.gaps[gap.Reason].Add(1)
@@ -377,7 +379,7 @@ func (r *receiver) join(ctx context.Context, s *Subscription) error {
 	defer r.mu.Unlock()
 	s.live.Store(!r.down)
 	if r.down {
-		s.queue.pushGap(Gap{Reason: Reconnect, Open: true, Topic: r.topic})
+		s.queue.pushState(Gap{Reason: Reconnect, Open: true, Topic: r.topic})
 	}
 	r.subscriptions = append(slices.Clone(r.subscriptions), s)
 	if s.receiveOwn {
