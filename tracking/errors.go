@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"time"
 
 	"github.com/redis/rueidis"
 )
@@ -61,10 +62,10 @@ func (e *LinkError) Unwrap() []error {
 	return []error{e.Kind, e.Cause}
 }
 
-// refusal returns the text of the server's error reply, and false if err is none.
+// refusal returns the text of the server's error reply, without "ERR" if that is its code, and false if err is none.
 func refusal(err error) (string, bool) {
 	if reply, ok := rueidis.IsRedisErr(err); ok && !reply.IsNil() {
-		return reply.Error(), true
+		return strings.TrimPrefix(reply.Error(), "ERR "), true
 	}
 	return "", false
 }
@@ -77,6 +78,9 @@ func noAnswer(err error) bool {
 
 // causeOf returns why a context ended if it is the reason for err, else err.
 func causeOf(ctx context.Context, err error) error {
+	if deadline, ok := ctx.Deadline(); ok && !time.Now().Before(deadline) {
+		<-ctx.Done() // the socket has the same deadline, and its timer may have been the faster one
+	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}

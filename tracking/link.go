@@ -120,7 +120,7 @@ func (l *link) helloTrouble(err error) error {
 		return l.failed("HELLO 3", ErrCredentials, err, "correct Options.Redis.Username and Password, or what AuthCredentialsFn returns")
 	case code == "NOPROTO":
 		return l.noTracking("HELLO 3", err, "connect to the server itself: the proxy before it does not speak RESP3")
-	case strings.HasPrefix(text, "ERR unknown command"):
+	case strings.HasPrefix(text, "unknown command"):
 		return l.noTracking("HELLO 3", err, "use Redis 6 or later, or Valkey, without a proxy that does not speak RESP3")
 	}
 	return l.trouble("HELLO 3", err, "")

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/rueidis"
 	"go.uber.org/goleak"
 
 	"github.com/go-nearcache/nearcache/internal/redistest"
@@ -216,5 +217,35 @@ func check(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// newClient returns a client that is closed when the test ends.
+func newClient(t testing.TB, option rueidis.ClientOption) rueidis.Client {
+	t.Helper()
+	client, err := rueidis.NewClient(option)
+	check(t, err)
+	t.Cleanup(client.Close)
+	return client
+}
+
+func isInteger(message rueidis.RedisMessage, want int64) bool {
+	got, err := message.AsInt64()
+	return err == nil && got == want
+}
+
+// eventually polls a condition that no event announces.
+func eventually(t testing.TB, what string, condition func() bool) {
+	t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	timeout := time.NewTimer(patience)
+	defer timeout.Stop()
+	for !condition() {
+		select {
+		case <-tick.C:
+		case <-timeout.C:
+			t.Fatalf("%s: not within %v", what, patience)
+		}
 	}
 }
