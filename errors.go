@@ -70,7 +70,8 @@ type KeyError struct {
 	Err error
 }
 
-func (e *KeyError) Error() string { return fmt.Sprintf("nearcache: key %q: %v", e.Key, e.Err) }
+// Error shows the beginning of the key alone: that it is far too long may be what failed.
+func (e *KeyError) Error() string { return fmt.Sprintf("nearcache: key %.100q: %v", e.Key, e.Err) }
 
 // Unwrap returns the failure without its key.
 func (e *KeyError) Unwrap() error { return e.Err }
