@@ -25,10 +25,10 @@ type connection struct {
 // errNoPipeline makes rueidis leave out the connection for shared pipelining that it opens before anything else.
 var errNoPipeline = errors.New("tracking: no connection for pipelining is wanted")
 
-// connect dials the server in redis.InitAddress[0] and lets rueidis say HELLO with the credentials; if that fails, the next command
-// does. The context bounds it, and every command until settled is called: when it ends, the socket is closed. settled reports false if it
-// has been. broken is called at least once when the socket fails or is closed, on the goroutine that noticed, before rueidis learns of
-// it.
+// connect dials the server in redis.InitAddress[0] and lets rueidis say HELLO with the credentials; if that fails, the next
+// command does. The context bounds it, and every command until settled is called: when it ends, the socket is closed. settled
+// reports false if it has been. broken is called at least once when the socket fails or is closed, on the goroutine that
+// noticed, before rueidis learns of it.
 func (c *connection) connect(ctx context.Context, redis rueidis.ClientOption, broken func(error)) (settled func() bool) {
 	c.secrets = []string{redis.Password}
 	address := redis.InitAddress[0]
@@ -120,14 +120,15 @@ func (c *connection) do(ctx context.Context, command ...string) (any, error) {
 	return message.ToAny()
 }
 
-// receive starts the goroutine that reads the connection and passes pushes to onPush; before it runs, rueidis reads only while a command
-// waits for its reply, and drops the pushes that it meets. onPush(nil) means a null push or the end of the connection.
+// receive starts the goroutine that reads the connection and passes pushes to onPush; before it runs, rueidis reads only while
+// a command waits for its reply, and drops the pushes that it meets. onPush(nil) means a null push or the end of the
+// connection.
 func (c *connection) receive(onPush func(keys []rueidis.RedisMessage)) {
 	c.ended = c.dedicated.SetOnInvalidations(onPush)
 }
 
-// discard closes the connection and waits until rueidis has let go of it. The socket goes first: rueidis would ask for a last answer
-// on it and wait.
+// discard closes the connection and waits until rueidis has let go of it. The socket goes first: rueidis would ask for a last
+// answer on it and wait.
 func (c *connection) discard() {
 	if c.socket != nil {
 		_ = c.socket.Close()
@@ -144,8 +145,8 @@ func (c *connection) discard() {
 	}
 }
 
-// A socket reports the end of the connection the moment that it shows, on the goroutine that met it. rueidis tells only after it
-// has cleaned up.
+// A socket reports the end of the connection the moment that it shows, on the goroutine that met it. rueidis tells only after
+// it has cleaned up.
 type socket struct {
 	net.Conn
 	broken func(error)

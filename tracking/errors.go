@@ -10,18 +10,19 @@ import (
 )
 
 var (
-	// ErrNoTracking means that the server, a proxy before it, or the user's rights do not allow tracking. The [LinkError] around it says
-	// which command failed and what to change. It will not go away by waiting.
+	// ErrNoTracking means that the server, a proxy before it, or the user's rights do not allow tracking. The [LinkError]
+	// around it says which command failed and what to change. It will not go away by waiting.
 	ErrNoTracking = errors.New("tracking: the server does not announce changes to this client")
 
-	// ErrNotPrimary means that the server is a replica or a sentinel: what it announces is not what the primary has acknowledged.
+	// ErrNotPrimary means that the server is a replica or a sentinel: what it announces is not what the primary has
+	// acknowledged.
 	ErrNotPrimary = errors.New("tracking: the server is not a primary")
 
 	// ErrCredentials means that the server refused the user name and password.
 	ErrCredentials = errors.New("tracking: the server refused the credentials")
 
-	// ErrLinkDown means that there is no link at the moment: the server cannot be reached, does not answer, or closed the connection. The
-	// tracker tries again for as long as it is open.
+	// ErrLinkDown means that there is no link at the moment: the server cannot be reached, does not answer, or closed the
+	// connection. The tracker tries again for as long as it is open.
 	ErrLinkDown = errors.New("tracking: the link is down")
 
 	// ErrClosed means that the tracker has been closed.
@@ -87,8 +88,8 @@ func causeOf(ctx context.Context, err error) error {
 	return err
 }
 
-// redact returns err without the secrets. Servers that do not know a command repeat its arguments in their reply, and HELLO has the password
-// among them.
+// redact returns err without the secrets. Servers that do not know a command repeat its arguments in their reply, and HELLO has
+// the password among them.
 func redact(err error, secrets []string) error {
 	if err == nil {
 		return nil

@@ -31,8 +31,8 @@ const (
 
 // A fakeServer speaks as much RESP3 as a link needs, over net.Pipe, so that it runs inside a synctest bubble.
 type fakeServer struct {
-	// answer overrides the answer to a command; it returns false for the usual one. It runs on the connection's own goroutine and may
-	// block: the server then reads nothing more on that connection.
+	// answer overrides the answer to a command; it returns false for the usual one. It runs on the connection's own goroutine
+	// and may block: the server then reads nothing more on that connection.
 	answer func(c *fakeConnection, command []string) (string, bool)
 
 	// refuse, if set, is asked before a connection is accepted.
@@ -258,6 +258,10 @@ func startProxy(t testing.TB, address string, reply func(message []byte) []byte)
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	check(t, err)
+	return serveProxy(t, listener, address, reply)
+}
+
+func serveProxy(t testing.TB, listener net.Listener, address string, reply func(message []byte) []byte) *proxy {
 	p := &proxy{listener: listener}
 	t.Cleanup(func() {
 		_ = listener.Close()

@@ -268,8 +268,8 @@ func TestServerTimeoutDoesNotCloseTheLink(t *testing.T) {
 	}
 }
 
-// A failover: the replica becomes primary and the old primary its replica. The link to the old one must end, though it stays open and goes on
-// pushing (server fact 6).
+// A failover: the replica becomes primary and the old primary its replica. The link to the old one must end, though it stays
+// open and goes on pushing (server fact 6).
 func TestFailover(t *testing.T) {
 	primary := redistest.Start(t, redistest.Config{})
 	replica := redistest.StartReplica(t, primary, redistest.Config{})
@@ -328,7 +328,8 @@ func TestFenceSharedByAThousandCallers(t *testing.T) {
 	}
 }
 
-// The promise of a fence, for many writes by somebody else: what was acknowledged before the call has been announced when it returns.
+// The promise of a fence, for many writes by somebody else: what was acknowledged before the call has been announced when it
+// returns.
 func TestFenceCoversAcknowledgedWrites(t *testing.T) {
 	const n = 2000
 	s := redistest.Start(t, redistest.Config{})

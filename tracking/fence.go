@@ -7,9 +7,9 @@ import (
 	"sync"
 )
 
-// fences are the callers that wait for a link's round trips. Round trips are numbered from 1 in the order in which they are sent. A
-// caller that arrives when n have been sent is served when one later than n confirms, which is two round trips that both were
-// started after it arrived; all that arrive between the same two are one group.
+// fences are the callers that wait for a link's round trips. Round trips are numbered from 1 in the order in which they are
+// sent. A caller that arrives when n have been sent is served when one later than n confirms, which is two round trips that
+// both were started after it arrived; all that arrive between the same two are one group.
 type fences struct {
 	kick chan struct{} // holds a token when somebody waits who may have to be attended to now
 
@@ -71,12 +71,12 @@ func (f *fences) pending() bool {
 	return len(f.groups) > 0
 }
 
-// Fence returns nil once every write that the server had acknowledged when Fence was called has been passed to the handler. It takes two round
-// trips on the link, both started after the call; all who call in the same moment share them, and whoever calls while they are under way
-// waits for later ones.
+// Fence returns nil once every write that the server had acknowledged when Fence was called has been passed to the handler. It
+// takes two round trips on the link, both started after the call; all who call in the same moment share them, and whoever calls
+// while they are under way waits for later ones.
 //
-// It returns an error that wraps [ErrLinkDown] at once if the link is down, or when it goes down; [ErrClosed] if the tracker is closed; and the
-// cause of ctx if ctx ends first. The write may have been announced all the same.
+// It returns an error that wraps [ErrLinkDown] at once if the link is down, or when it goes down; [ErrClosed] if the tracker is
+// closed; and the cause of ctx if ctx ends first. The write may have been announced all the same.
 func (t *Tracker) Fence(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)

@@ -14,8 +14,8 @@ import (
 // busyPause is how long a link waits before it asks a busy server again, if the heartbeat is not shorter.
 const busyPause = 20 * time.Millisecond
 
-// A link is one connection with tracking on it, from the attempt to connect until it is given up. It goes from new to live to down, or
-// from new to down, and never back; a new attempt is a new link.
+// A link is one connection with tracking on it, from the attempt to connect until it is given up. It goes from new to live to
+// down, or from new to down, and never back; a new attempt is a new link.
 type link struct {
 	tracker    *Tracker
 	connection *connection
@@ -193,31 +193,35 @@ func (l *link) fail(err error) {
 	})
 }
 
-// push passes the keys of one push to the handler. It is called by the goroutine that reads the connection, with nil for a null push; also at
-// the end of the connection, when the link is down already.
-//
-// The lock is taken anew for each key: it costs some 15 ns, and a loss noticed elsewhere is then told after one key and not after a
-// hundred thousand.
+// push passes the keys of one push to the handler. It is called by the goroutine that reads the connection, with nil for a null
+// push; also at the end of the connection, when the link is down already.
 func (l *link) push(keys []rueidis.RedisMessage) {
 	if len(keys) == 0 || len(keys) > MaxPushKeys {
 		l.deliver(Handler.Flush)
 		return
 	}
-	handler, delivery := l.tracker.options.Handler, &l.tracker.delivery
 	for i := range keys {
 		key, err := keys[i].ToString()
 		if err != nil { // a name that is no string is a key we cannot name
 			l.deliver(Handler.Flush)
 			return
 		}
-		delivery.Lock()
-		if !l.mayDeliver() {
-			delivery.Unlock()
+		if !l.deliverKey(key) {
 			return
 		}
-		handler.Invalidate(key)
-		delivery.Unlock()
 	}
+}
+
+// deliverKey passes one key to the handler, and reports whether it might. The lock is taken anew for each key: that costs some
+// 40 ns, and a loss noticed elsewhere is then told after one key and not after a hundred thousand.
+func (l *link) deliverKey(key string) bool {
+	l.tracker.delivery.Lock()
+	defer l.tracker.delivery.Unlock()
+	if !l.mayDeliver() {
+		return false
+	}
+	l.tracker.options.Handler.Invalidate(key)
+	return true
 }
 
 // deliver makes one call to the handler, unless the link is not live.
@@ -229,12 +233,12 @@ func (l *link) deliver(call func(Handler)) {
 	}
 }
 
-// mayDeliver reports, under the delivery lock, whether the handler may be told something. Once the link is down it may not, even if
-// whoever noticed has not got the lock yet to say so.
+// mayDeliver reports, under the delivery lock, whether the handler may be told something. Once the link is down it may not,
+// even if whoever noticed has not got the lock yet to say so.
 func (l *link) mayDeliver() bool { return l.live && !l.isDown() }
 
-// serve asks the server for its role, one round trip after the other, at every heartbeat and for as long as somebody waits for a fence.
-// It returns when the link is down.
+// serve asks the server for its role, one round trip after the other, at every heartbeat and for as long as somebody waits for
+// a fence. It returns when the link is down.
 func (l *link) serve(ctx context.Context) {
 	heartbeat := l.tracker.options.Heartbeat
 	beat := time.NewTimer(heartbeat)
@@ -260,8 +264,8 @@ func (l *link) serve(ctx context.Context) {
 	}
 }
 
-// roundTrip asks until it gets an answer, but not for longer than the deadline. An answer confirms everything before the last answered
-// question was sent.
+// roundTrip asks until it gets an answer, but not for longer than the deadline. An answer confirms everything before the last
+// answered question was sent.
 func (l *link) roundTrip(ctx context.Context) error {
 	options := &l.tracker.options
 	ctx, cancel := context.WithTimeoutCause(ctx, options.Deadline, fmt.Errorf("no answer within %v (Options.Deadline)", options.Deadline))

@@ -169,7 +169,8 @@ func (r *recorder) awaitKey(key string, from int) int {
 	return i
 }
 
-// options returns options for a server that leave the test in charge: a fast heartbeat, and a deadline that a loaded machine does not miss.
+// options returns options for a server that leave the test in charge: a fast heartbeat, and a deadline that a loaded machine
+// does not miss.
 func options(s *redistest.Server, h Handler, prefixes ...string) Options {
 	if len(prefixes) == 0 {
 		prefixes = []string{"k:"}

@@ -25,10 +25,11 @@ const clientName = "nearcache-tracking"
 
 // Options say what to follow and how. Redis, Prefixes and Handler are required.
 type Options struct {
-	// Redis says how to connect: InitAddress[0] is the server. Used besides: Username, Password, AuthCredentialsFn (asked again for each new
-	// connection), TLSConfig, Dialer, DialFn, DialCtxFn, ReadBufferEachConn, ClientNoEvict, and ClientName, whose default here is
-	// "nearcache-tracking". Dialer.Timeout (default 5 s) bounds each attempt as a whole. Sentinel.MasterSet and ReplicaOnly are
-	// refused: a tracker follows one given primary. AlwaysRESP2 is refused with ErrNoTracking: only RESP3 has pushes.
+	// Redis says how to connect: InitAddress[0] is the server. Used besides: Username, Password, AuthCredentialsFn (asked again
+	// for each new connection), TLSConfig, Dialer, DialFn, DialCtxFn, ReadBufferEachConn, ClientNoEvict, and ClientName, whose
+	// default here is "nearcache-tracking". Dialer.Timeout (default 5 s) bounds each attempt as a whole. Sentinel.MasterSet and
+	// ReplicaOnly are refused: a tracker follows one given primary. AlwaysRESP2 is refused with ErrNoTracking: only RESP3 has
+	// pushes.
 	Redis rueidis.ClientOption
 
 	// Prefixes are the beginnings of the keys to follow, fixed for the tracker's life. See [CheckPrefixes].
@@ -41,17 +42,19 @@ type Options struct {
 	// round trip old. It must be well under the server's timeout setting, if that is not 0. Default 250 ms, minimum 1 ms.
 	Heartbeat time.Duration
 
-	// Deadline is how long a round trip may take, repeated questions to a busy server (-BUSY, -LOADING) included, before
-	// the link is in doubt and its connection is thrown away. Longer means that a server's pause (a fork, a slow command) costs less; shorter, that a
-	// dead one is found sooner. It must not be shorter than Heartbeat. Default 1 s, or Heartbeat if that is longer.
+	// Deadline is how long a round trip may take, repeated questions to a busy server (-BUSY, -LOADING) included, before the
+	// link is in doubt and its connection is thrown away. Longer means that a server's pause (a fork, a slow command) costs
+	// less; shorter, that a dead one is found sooner. It must not be shorter than Heartbeat. Default 1 s, or Heartbeat if that
+	// is longer.
 	Deadline time.Duration
 
-	// MinBackoff and MaxBackoff bound the delay before a new attempt: none for the first attempt after a link that lived longer than
-	// MaxBackoff, then a random time of up to MinBackoff, 2·MinBackoff, 4·MinBackoff … MaxBackoff. Defaults 50 ms and 2 s, each adjusted to the
-	// other if only one is given.
+	// MinBackoff and MaxBackoff bound the delay before a new attempt: none for the first attempt after a link that lived longer
+	// than MaxBackoff, then a random time of up to MinBackoff, 2·MinBackoff, 4·MinBackoff … MaxBackoff. Defaults 50 ms and 2 s,
+	// each adjusted to the other if only one is given.
 	MinBackoff, MaxBackoff time.Duration
 
-	// Logger receives the changes of the link's state, at most one record for each; never a key, a prefix or a secret. Default: none.
+	// Logger receives the changes of the link's state, at most one record for each; never a key, a prefix or a secret. Default:
+	// none.
 	Logger *slog.Logger
 }
 

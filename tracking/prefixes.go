@@ -7,9 +7,9 @@ import (
 	"strings"
 )
 
-// CheckPrefixes returns an error that names the offender unless there is at least one prefix, none is empty, none occurs twice and none begins
-// with another. The server refuses overlapping prefixes too, but older ones (up to Redis 7.4 and Valkey 9.0) answer twice, which no client
-// survives; so they must never be sent.
+// CheckPrefixes returns an error that names the offender unless there is at least one prefix, none is empty, none occurs twice
+// and none begins with another. The server refuses overlapping prefixes too, but older ones (up to Redis 7.4 and Valkey 9.0)
+// answer twice, which no client survives; so they must never be sent.
 func CheckPrefixes(prefixes []string) error {
 	if len(prefixes) == 0 {
 		return errors.New("tracking: no prefixes: name the beginnings of the keys to follow, such as \"user:\"")

@@ -14,12 +14,13 @@ import (
 // probeLife is how long the key of a probe exists.
 const probeLife = time.Second
 
-// Probe proves that changes under prefix really are announced: it opens a link of its own, writes a key that lives for a second over
-// another connection, and fences. A key "<prefix>nearcache:probe:<random>" is announced to everybody who follows the prefix.
+// Probe proves that changes under prefix really are announced: it opens a link of its own, writes a key that lives for a second
+// over another connection, and fences. A key "<prefix>nearcache:probe:<random>" is announced to everybody who follows the
+// prefix.
 //
-// It returns nil if the announcement came. Errors wrap what [Open] returns, or [ErrProbeRefused] if the key could not be written (no right to, a read-only
-// server, no memory), or [ErrNoTracking] if everything was accepted and nothing came: what answers is then no server but a
-// proxy that swallows pushes, or one that leads two connections to two servers.
+// It returns nil if the announcement came. Errors wrap what [Open] returns, or [ErrProbeRefused] if the key could not be
+// written (no right to, a read-only server, no memory), or [ErrNoTracking] if everything was accepted and nothing came: what
+// answers is then no server but a proxy that swallows pushes, or one that leads two connections to two servers.
 func Probe(ctx context.Context, redis rueidis.ClientOption, prefix string) error {
 	handler := &probe{key: prefix + "nearcache:probe:" + rand.Text()}
 	t, err := Open(ctx, Options{Redis: redis, Prefixes: []string{prefix}, Handler: handler})

@@ -60,8 +60,8 @@ func TestNothingFollowsLostWhenAPushIsBeingHandled(t *testing.T) {
 	}
 }
 
-// late is the client's end of a connection that hands out what it has read only when it is told to, even after Close: a goroutine that has
-// been descheduled between reading from the socket and passing on what it read.
+// late is the client's end of a connection that hands out what it has read only when it is told to, even after Close: a
+// goroutine that has been descheduled between reading from the socket and passing on what it read.
 type late struct {
 	net.Conn
 	hold    func(b []byte) bool
@@ -182,7 +182,8 @@ func TestLossIsToldOnce(t *testing.T) {
 	noticed.Wait()
 }
 
-// A socket whose Close blocks delays neither the loss nor the next link, and Close of the tracker only as long as its caller allows.
+// A socket whose Close blocks delays neither the loss nor the next link, and Close of the tracker only as long as its caller
+// allows.
 func TestCloseOfTheSocketBlocks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f, r := newFakeServer(t), newRecorder(t)

@@ -44,7 +44,8 @@ func parseRole(reply any) (string, error) {
 	return "", fmt.Errorf("reply of ROLE is not a role: %.100v", reply)
 }
 
-// checkTracking returns an error if the server's own view of the link (CLIENT TRACKINGINFO) is not a broadcast of exactly these prefixes.
+// checkTracking returns an error if the server's own view of the link (CLIENT TRACKINGINFO) is not a broadcast of exactly these
+// prefixes.
 func checkTracking(reply any, prefixes []string) error {
 	fields, err := asMap(reply)
 	if err != nil {

@@ -351,7 +351,8 @@ func TestFenceIsSharedButNeverTheOneInFlight(t *testing.T) {
 		for range 3 * callers {
 			counts[<-took]++
 		}
-		// The first caller of all starts the first round trip. Who came after that, even in the same moment, waits for one more.
+		// The first caller of all starts the first round trip. Who came after that, even in the same moment, waits for one
+		// more.
 		if counts[60*millisecond] == 0 || counts[60*millisecond]+counts[90*millisecond] != callers ||
 			counts[80*millisecond] != callers || counts[70*millisecond] != callers {
 			t.Errorf("callers by how long they waited: %v", counts)

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// A Tracker keeps a link to one server, and makes a new one whenever it is lost, until it is closed. All of its methods may be called from any
-// goroutine.
+// A Tracker keeps a link to one server, and makes a new one whenever it is lost, until it is closed. All of its methods may be
+// called from any goroutine.
 type Tracker struct {
 	options Options
 	ctx     context.Context // ends when the tracker is closed
@@ -19,8 +19,8 @@ type Tracker struct {
 	work    sync.WaitGroup // run, and the connections on their way out
 	stopped chan struct{}  // closed when work is done
 
-	// delivery is held during every call of the handler: one at a time, and none from a link that is no longer live. Nothing that can block is
-	// done under it besides.
+	// delivery is held during every call of the handler: one at a time, and none from a link that is no longer live. Nothing
+	// that can block is done under it besides.
 	delivery sync.Mutex
 	current  atomic.Pointer[link] // the live link, or nil
 
@@ -47,10 +47,10 @@ type Status struct {
 	LastError  error     // why the last link was lost or the last attempt failed; nil if there was none. It stays when a new link is live.
 }
 
-// Open makes the first link and returns when it is live, which is after Handler.Live has returned. One attempt is made, bounded by ctx and by
-// Options.Redis.Dialer.Timeout: if it fails, Open returns why, a [*LinkError], and leaves nothing running. Errors wrap [ErrNoTracking],
-// [ErrNotPrimary], [ErrCredentials] or [ErrLinkDown], and the cause of ctx if that is the reason; others say which option is wrong. ctx bounds Open
-// alone: a tracker lives until [Tracker.Close].
+// Open makes the first link and returns when it is live, which is after Handler.Live has returned. One attempt is made, bounded
+// by ctx and by Options.Redis.Dialer.Timeout: if it fails, Open returns why, a [*LinkError], and leaves nothing running. Errors
+// wrap [ErrNoTracking], [ErrNotPrimary], [ErrCredentials] or [ErrLinkDown], and the cause of ctx if that is the reason; others
+// say which option is wrong. ctx bounds Open alone: a tracker lives until [Tracker.Close].
 func Open(ctx context.Context, options Options) (*Tracker, error) {
 	options = options.withDefaults()
 	if err := options.validate(); err != nil {
@@ -83,7 +83,8 @@ func Open(ctx context.Context, options Options) (*Tracker, error) {
 	return t, nil
 }
 
-// openGrace is how long Open waits, once its context has ended, for what does not obey a context: a DialFn, an AuthCredentialsFn.
+// openGrace is how long Open waits, once its context has ended, for what does not obey a context: a DialFn, an
+// AuthCredentialsFn.
 const openGrace = 500 * time.Millisecond
 
 // await returns the outcome of the first attempt.
@@ -101,9 +102,9 @@ func (t *Tracker) await(ctx context.Context, opened <-chan error) error {
 	}
 }
 
-// Close ends the tracker. A live link is lost first, with [ErrClosed]; after Close has returned nil the handler is not called any more and
-// nothing is left running. If ctx ends before that (a connection that cannot be closed, a handler or AuthCredentialsFn that blocks), Close returns
-// its cause, and the rest ends when it can. Closing again waits likewise.
+// Close ends the tracker. A live link is lost first, with [ErrClosed]; after Close has returned nil the handler is not called
+// any more and nothing is left running. If ctx ends before that (a connection that cannot be closed, a handler or
+// AuthCredentialsFn that blocks), Close returns its cause, and the rest ends when it can. Closing again waits likewise.
 func (t *Tracker) Close(ctx context.Context) error {
 	t.cancel(ErrClosed)
 	select {
@@ -170,8 +171,8 @@ func (t *Tracker) run(opened chan<- error) {
 	}
 }
 
-// backoff returns a random delay before the next attempt: none without failures, and up to twice as much after each. Spreading it over the
-// whole range keeps a fleet that lost its server from coming back as one.
+// backoff returns a random delay before the next attempt: none without failures, and up to twice as much after each. Spreading
+// it over the whole range keeps a fleet that lost its server from coming back as one.
 func (t *Tracker) backoff(failures int) time.Duration {
 	if failures == 0 {
 		return 0

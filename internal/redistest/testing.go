@@ -7,8 +7,8 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// Start is [Run] for a test: a server that cannot be started fails the test, and the server is closed when the test ends. If the
-// test failed, the end of the server's log is in its output.
+// Start is [Run] for a test: a server that cannot be started fails the test, and the server is closed when the test ends. If
+// the test failed, the end of the server's log is in its output.
 func Start(t testing.TB, config Config) *Server {
 	t.Helper()
 	s, err := Run(t.Context(), config)
