@@ -63,37 +63,36 @@ type pubSubListener struct {
 	channel   string
 	receiver  Receiver
 	live      chan struct{} // closed at the first confirmation
+	refused   chan error    // takes a refusal that comes before it
 	confirmed bool          // live has been closed; only the reading goroutine and serve, which take turns, use it
 	down      bool          // an open gap has been reported; likewise
 }
 
 // Listen implements [Transport].
 func (t *redisPubSub) Listen(ctx context.Context, topic string, receiver Receiver) (Listener, error) {
-	l := &pubSubListener{transport: t, channel: t.prefix + topic, receiver: receiver, live: make(chan struct{})}
+	l := &pubSubListener{transport: t, channel: t.prefix + topic, receiver: receiver}
+	l.live, l.refused = make(chan struct{}), make(chan error, 1)
 	t.mu.Lock()
 	if t.closed {
 		t.mu.Unlock()
 		return nil, ErrClosed
 	}
 	t.listeners[l.channel] = l
-	link := t.link
 	if !t.started {
 		t.started = true
 		t.running.Go(t.run)
 	}
 	t.mu.Unlock()
-
-	if link != nil {
-		err := redisError(link.Do(ctx, link.B().Subscribe().Channel(l.channel).Build()).Error())
-		if errors.Is(err, ErrRejected) {
-			t.forget(l)
-			return nil, err
-		}
-		// Any other error breaks the connection, and the next one subscribes to everything.
+	if err := t.subscribe(ctx, l); err != nil {
+		t.forget(l)
+		return nil, err
 	}
 	select {
 	case <-l.live:
 		return l, nil
+	case err := <-l.refused:
+		t.forget(l)
+		return nil, err
 	case <-ctx.Done():
 		t.forget(l)
 		t.mu.RLock()
@@ -104,6 +103,27 @@ func (t *redisPubSub) Listen(ctx context.Context, topic string, receiver Receive
 		return nil, context.Cause(ctx)
 	case <-t.ctx.Done():
 		return nil, ErrClosed
+	}
+}
+
+// subscribe asks for a channel on the link, if there is one. A link that is lost meanwhile needs no care: the next one
+// subscribes to every listener. It fails only if the server refuses for good.
+func (t *redisPubSub) subscribe(ctx context.Context, l *pubSubListener) error {
+	var pause backoff
+	for {
+		t.mu.RLock()
+		link := t.link
+		t.mu.RUnlock()
+		if link == nil {
+			return nil
+		}
+		err := link.Do(ctx, link.B().Subscribe().Channel(l.channel).Build()).Error()
+		if _, answered := rueidis.IsRedisErr(err); !answered {
+			return nil
+		}
+		if err := redisError(err); errors.Is(err, ErrRejected) || !pause.wait(ctx) {
+			return err
+		}
 	}
 }
 
@@ -160,6 +180,9 @@ func (t *redisPubSub) serve(up func()) error {
 		err = redisError(link.Do(ctx, link.B().Subscribe().Channel(channels...).Build()).Error())
 		cancel()
 	}
+	if errors.Is(err, ErrRejected) {
+		t.refuse(err)
+	}
 	if err == nil {
 		up()
 		select {
@@ -175,6 +198,18 @@ func (t *redisPubSub) serve(up func()) error {
 	}
 	t.tellLoss()
 	return err
+}
+
+// refuse tells those who wait for their channel that the server does not allow it.
+func (t *redisPubSub) refuse(err error) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	for _, l := range t.listeners {
+		select {
+		case l.refused <- err:
+		default:
+		}
+	}
 }
 
 // message is called on the connection's reading goroutine.

@@ -93,7 +93,9 @@ func (t *redisSharded) Listen(ctx context.Context, topic string, receiver Receiv
 		l.mu.Lock()
 		trouble := l.trouble
 		l.mu.Unlock()
-		_ = l.Close(ctx)
+		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveTimeout)
+		defer cancel()
+		_ = l.Close(closing)
 		if trouble != nil {
 			return nil, fmt.Errorf("%w: %w", context.Cause(ctx), trouble)
 		}
@@ -116,10 +118,9 @@ func (l *shardedListener) run() {
 			}
 		})
 		err := redisError(client.Receive(hooked, client.B().Ssubscribe().Channel(l.channel).Build(), l.message))
-		if l.ctx.Err() != nil {
+		if l.ctx.Err() != nil || l.tellLoss(err) {
 			return
 		}
-		l.tellLoss(err)
 		if errors.Is(err, ErrRejected) {
 			select {
 			case l.refused <- err:
@@ -159,15 +160,16 @@ func (l *shardedListener) confirm() {
 	l.once.Do(func() { close(l.live) })
 }
 
-func (l *shardedListener) tellLoss(err error) {
+// tellLoss reports that the subscription has ended; true means that this is as it should be.
+func (l *shardedListener) tellLoss(err error) (closed bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.trouble = err
-	if l.closed || !l.up {
-		return
+	if l.up && !l.closed {
+		l.up, l.down = false, true
+		l.receiver.Gap(Gap{Reason: Reconnect, Open: true})
 	}
-	l.up, l.down = false, true
-	l.receiver.Gap(Gap{Reason: Reconnect, Open: true})
+	return l.closed
 }
 
 // Close implements [Listener].

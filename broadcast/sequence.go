@@ -97,7 +97,7 @@ func (s *sequence) expect(last uint64, now time.Time) bool {
 // overdue returns the first number after the hole at the front, and when the hole must be given up; ok is false when
 // there is no hole.
 func (s *sequence) overdue(window time.Duration) (resume uint64, at time.Time, ok bool) {
-	if number, arrived, any := s.lowestHeld(); any {
+	if number, arrived, holds := s.lowestHeld(); holds {
 		return number, arrived.Add(window), true
 	}
 	if s.next <= s.highest {

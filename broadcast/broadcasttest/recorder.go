@@ -58,7 +58,7 @@ func (r *Recorder) add(e event) {
 func (r *Recorder) snapshot() ([]event, <-chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.events[:len(r.events):len(r.events)], r.changed
+	return slices.Clip(r.events), r.changed
 }
 
 // Messages are the messages so far.
