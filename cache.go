@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math"
 	"strings"
 	"time"
 
@@ -36,7 +37,7 @@ type record[V any] struct {
 // cache of the client has the name or the prefix.
 func New[V any](client *Client, config Config[V]) (*Cache[V], error) {
 	config = config.withDefaults()
-	if err := config.validate(client.options.Prefixes); err != nil {
+	if err := config.validate(client.options); err != nil {
 		return nil, err
 	}
 	if client.closed.Load() {
@@ -48,6 +49,9 @@ func New[V any](client *Client, config Config[V]) (*Cache[V], error) {
 		view:      localcache.NewView[record[V]](client.local, config.Name),
 		nilable:   nilable[V](),
 		staleness: client.options.MaxStaleness,
+	}
+	if client.options.withoutRedis() {
+		c.staleness = math.MaxInt64 // nothing could confirm a bound
 	}
 	if err := client.caches.add(c); err != nil {
 		return nil, err
@@ -91,7 +95,7 @@ func (c *Cache[V]) query(options []ReadOption) query {
 
 // miss goes on where L1 did not answer.
 func (c *Cache[V]) miss(ctx context.Context, key string, k localcache.Key, q query, found *record[V], result localcache.Result) (V, error) {
-	if answer, err, done := c.lookAgain(ctx, key, k, q, found, result); done {
+	if answer, done, err := c.lookAgain(ctx, key, k, q, found, result); done {
 		return answer, err
 	}
 	f, leader := c.flights.join(c.view, c.client.shard, k, q.notBefore)
@@ -105,12 +109,12 @@ func (c *Cache[V]) miss(ctx context.Context, key string, k localcache.Key, q que
 
 // lookAgain answers from L1 after all: what is negative, what only lacked certainty, after a fence, and what the policy for a link
 // that is down lets pass. Or it refuses; or, not done, it sends the reader on to Redis.
-func (c *Cache[V]) lookAgain(ctx context.Context, key string, k localcache.Key, q query, found *record[V], result localcache.Result) (answer V, err error, done bool) {
+func (c *Cache[V]) lookAgain(ctx context.Context, key string, k localcache.Key, q query, found *record[V], result localcache.Result) (answer V, done bool, err error) {
 	if c.client.closed.Load() {
-		return answer, ErrClosed, true
+		return answer, true, ErrClosed
 	}
 	if err := c.checkKey(key); err != nil {
-		return answer, err, true
+		return answer, true, err
 	}
 	if result == localcache.Stale && c.client.fenceShortly(ctx) == nil {
 		found, result = c.view.Get(k, localcache.Now(), q.notBefore)
@@ -118,7 +122,7 @@ func (c *Cache[V]) lookAgain(ctx context.Context, key string, k localcache.Key, 
 	if !c.client.shard.Live() {
 		switch c.client.options.OnDisconnect {
 		case FailReads:
-			return answer, ErrDisconnected, true
+			return answer, true, ErrDisconnected
 		case ServeStale:
 			if result == localcache.Stale && !q.bounded {
 				now := localcache.Now()
@@ -131,14 +135,14 @@ func (c *Cache[V]) lookAgain(ctx context.Context, key string, k localcache.Key, 
 	}
 	switch {
 	case result == localcache.Hit && !found.absent:
-		return found.value, nil, true
+		return found.value, true, nil
 	case result == localcache.Hit:
 		c.counts.localNegative.Add(1)
-		return answer, ErrNotFound, true
+		return answer, true, ErrNotFound
 	case ctx.Err() != nil:
-		return answer, context.Cause(ctx), true
+		return answer, true, context.Cause(ctx)
 	}
-	return answer, nil, false
+	return answer, false, nil
 }
 
 // Set writes a value to Redis, for Config.TTL, and so ends what any node holds or is loading. After it returns, with or without an
@@ -152,8 +156,8 @@ func (c *Cache[V]) Set(ctx context.Context, key string, value V) error {
 	if err != nil {
 		return err
 	}
-	return c.write(key, func(full string) error {
-		return c.client.remote.set(ctx, full, data, c.config.TTL)
+	return c.write(ctx, "set", []string{key}, func(full []string) error {
+		return c.client.remote.set(ctx, full[0], data, c.config.TTL)
 	})
 }
 
@@ -168,35 +172,33 @@ func (c *Cache[V]) DeleteMany(ctx context.Context, keys []string) error {
 	if len(keys) == 0 {
 		return nil
 	}
-	full := make([]string, len(keys))
-	for i, key := range keys {
+	for _, key := range keys {
 		if err := c.writable(key); err != nil {
 			return err
 		}
+	}
+	return c.write(ctx, "delete", keys, func(full []string) error { return c.client.remote.delete(ctx, full) })
+}
+
+// write surrounds a write to Redis with what makes this node read it: L1 and all fetches under way forget the keys before the write is
+// sent, and again after it is answered, because the server may answer before it pushes. Without Redis the write is its announcement.
+func (c *Cache[V]) write(ctx context.Context, what string, keys []string, do func(full []string) error) error {
+	full := make([]string, len(keys))
+	for i, key := range keys {
 		full[i] = c.config.Prefix + key
 	}
-	defer c.invalidateAll(full)
-	c.invalidateAll(full)
-	if err := c.client.remote.delete(ctx, full); err != nil {
-		return fmt.Errorf("nearcache: cache %q: delete: %w", c.config.Name, err)
+	forget := func() {
+		for _, key := range full {
+			c.client.invalidate(key, localcache.Local)
+		}
 	}
-	return nil
-}
-
-func (c *Cache[V]) invalidateAll(full []string) {
-	for _, key := range full {
-		c.client.invalidate(key, localcache.Local)
+	forget()
+	defer forget()
+	if bus := c.client.bus; bus != nil {
+		do = func(full []string) error { return bus.announce(ctx, full) }
 	}
-}
-
-// write surrounds a write to Redis with what makes this node read it: L1 and all fetches under way forget the key before the write is
-// sent, and again after it is answered, because the server may answer before it pushes.
-func (c *Cache[V]) write(key string, do func(full string) error) error {
-	full := c.config.Prefix + key
-	defer c.client.invalidate(full, localcache.Local)
-	c.client.invalidate(full, localcache.Local)
 	if err := do(full); err != nil {
-		return fmt.Errorf("nearcache: cache %q: write: %w", c.config.Name, err)
+		return fmt.Errorf("nearcache: cache %q: %s: %w", c.config.Name, what, err)
 	}
 	return nil
 }
@@ -259,6 +261,9 @@ func (c *Cache[V]) keep(k localcache.Key, token localcache.Token, r reply, value
 	}
 	if life > 0 {
 		c.view.Fill(k, token, value, r.fetched.Add(life), int64(len(r.data)))
+		if c.client.options.SettleFills {
+			c.client.local.Wait()
+		}
 	}
 }
 

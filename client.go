@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,19 +24,24 @@ type Client struct {
 	redis     rueidis.Client
 	local     *localcache.Cache
 	shard     *localcache.Shard
-	tracker   *tracking.Tracker
+	link      link
+	bus       *busLink // the link, if there is no Redis; else nil
 	telemetry *telemetry.Telemetry
 	logger    *slog.Logger
 	remote    remote
 
-	caches caches
-	loads  loads
-	closed atomic.Bool
-	close  struct {
-		once sync.Once
-		done chan struct{}
-	}
-	flushes struct{ reconnect, flushAll atomic.Int64 }
+	caches     caches
+	loads      loads
+	closed     atomic.Bool
+	closedDone chan struct{}
+	flushes    struct{ reconnect, flushAll atomic.Int64 }
+}
+
+// link tells the client what changed: a tracker's, or the bus.
+type link interface {
+	Fence(context.Context) error
+	Status() tracking.Status
+	Close(context.Context) error
 }
 
 // Open connects to Redis, proves that the server announces changes, and returns once the invalidation link is live. It fails with
@@ -66,18 +72,34 @@ func Open(ctx context.Context, options Options) (*Client, error) {
 		telemetry: instruments,
 		logger:    options.Logger,
 	}
-	c.close.done = make(chan struct{})
+	c.closedDone = make(chan struct{})
 	c.remote.timeout, c.remote.telemetry, c.remote.linkLive = options.RemoteTimeout, instruments, c.shard.Live
-	c.remote.server = telemetry.ParseServer(options.Redis.InitAddress[0])
 	c.loads.init()
-	if err := c.connect(ctx); err != nil {
+	connect := c.connect
+	if options.withoutRedis() {
+		connect = c.connectBus
+	}
+	err = connect(ctx)
+	if err == nil {
+		_, err = c.telemetry.Observe(c.observe)
+	}
+	if err != nil {
 		return nil, errors.Join(err, c.disconnect(ctx))
 	}
 	return c, nil
 }
 
-func (c *Client) connect(ctx context.Context) (err error) {
-	c.tracker, err = tracking.Open(ctx, tracking.Options{
+func (c *Client) connectBus(ctx context.Context) (err error) {
+	c.bus, err = openBusLink(ctx, c, c.options.Bus)
+	if err == nil {
+		c.link = c.bus
+	}
+	return err
+}
+
+func (c *Client) connect(ctx context.Context) error {
+	c.remote.server = telemetry.ParseServer(c.options.Redis.InitAddress[0])
+	tracker, err := tracking.Open(ctx, tracking.Options{
 		Redis:     c.options.Redis,
 		Prefixes:  c.options.Prefixes,
 		Handler:   (*linkHandler)(c),
@@ -88,6 +110,7 @@ func (c *Client) connect(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("nearcache: %w", err)
 	}
+	c.link = tracker
 	// After the link, because it takes no context: whether the server answers at all is known by now.
 	if c.redis, err = rueidis.NewClient(c.options.Redis); err != nil {
 		return fmt.Errorf("nearcache: cannot connect to Redis at %q: %w: start a server there or correct Options.Redis", c.options.Redis.InitAddress, err)
@@ -104,15 +127,14 @@ func (c *Client) connect(ctx context.Context) (err error) {
 		}
 		c.logger.LogAttrs(ctx, slog.LevelWarn, "nearcache: tracking is not proved: the user may not write", slog.String("error", err.Error()))
 	}
-	_, err = c.telemetry.Observe(c.observe)
-	return err
+	return nil
 }
 
 // disconnect ends what connect started, in the order in which nothing can be stored after its protection is gone.
 func (c *Client) disconnect(ctx context.Context) (err error) {
 	c.shard.Suspend()
-	if c.tracker != nil {
-		err = c.tracker.Close(ctx)
+	if c.link != nil {
+		err = c.link.Close(ctx)
 	}
 	if c.redis != nil {
 		c.redis.Close()
@@ -124,31 +146,34 @@ func (c *Client) disconnect(ctx context.Context) (err error) {
 // Close ends the client. New calls fail with ErrClosed at once; loads that are running may finish until ctx ends, and are cancelled
 // then. It leaves no goroutine and no connection behind, except a loader that does not obey its context. Calling it again waits for the
 // first call. The error is ctx's if loads had to be cancelled.
-func (c *Client) Close(ctx context.Context) (err error) {
-	c.close.once.Do(func() {
-		defer close(c.close.done)
-		c.closed.Store(true)
+func (c *Client) Close(ctx context.Context) error {
+	if c.closed.CompareAndSwap(false, true) {
+		defer close(c.closedDone)
 		c.shard.Suspend()
-		err = c.loads.close(ctx)
+		err := c.loads.close(ctx)
 		c.caches.wakeAll()
-		err = errors.Join(err, c.disconnect(ctx))
-	})
+		return errors.Join(err, c.disconnect(ctx))
+	}
 	select {
-	case <-c.close.done:
-		return err
+	case <-c.closedDone:
+		return nil
 	case <-ctx.Done():
-		return ctx.Err()
+		return context.Cause(ctx)
 	}
 }
 
 // Fence returns once every write that had been acknowledged by Redis when it was called has reached L1. Reads that begin after
-// it see those writes, without Fresh. It costs two small round trips, shared by all callers.
+// it see those writes, without Fresh. It costs two small round trips, shared by all callers. A client without Redis has no fence:
+// there it always fails.
 func (c *Client) Fence(ctx context.Context) error {
 	if c.closed.Load() {
 		return ErrClosed
 	}
+	if c.bus != nil {
+		return errNoFence
+	}
 	began := time.Now()
-	err := c.tracker.Fence(ctx)
+	err := c.link.Fence(ctx)
 	c.telemetry.Fence(ctx, time.Since(began), err)
 	return err
 }
@@ -234,7 +259,7 @@ func (c *caches) add(cache registered) error {
 			return configError(name, "Prefix", fmt.Sprintf("%q", prefix), fmt.Sprintf("is the one of the cache %q: two caches would decode each other's values", otherName))
 		}
 	}
-	all = append(all[:len(all):len(all)], cache)
+	all = append(slices.Clip(all), cache)
 	c.list.Store(&all)
 	return nil
 }

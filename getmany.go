@@ -33,7 +33,7 @@ func (c *Cache[V]) GetMany(ctx context.Context, keys []string, options ...ReadOp
 			items[key] = found.value
 			continue
 		}
-		answer, err, done := c.lookAgain(ctx, key, k, q, found, result)
+		answer, done, err := c.lookAgain(ctx, key, k, q, found, result)
 		switch {
 		case !done:
 			f, leader := c.flights.join(c.view, c.client.shard, k, q.notBefore)

@@ -128,6 +128,10 @@ func (c *Cache[V]) load(ctx context.Context, f *flight[V], key string, k localca
 
 // loadClaimed ends the flight with what the loader says, under a lease if Redis is there; false if the key has come to hold something else.
 func (c *Cache[V]) loadClaimed(ctx context.Context, f *flight[V], key string, k localcache.Key, answer reply) (ended bool) {
+	if answer.state == nowhere {
+		c.loadLocal(ctx, f, key, k)
+		return true
+	}
 	if answer.state != unavailable {
 		lease := newLease()
 		acquired, err := c.acquire(ctx, c.config.Prefix+key, lease, answer)
@@ -181,6 +185,21 @@ func (c *Cache[V]) loadLeased(ctx context.Context, f *flight[V], key string, k l
 	c.client.invalidate(full, localcache.Local)
 	if storeErr != nil || !stored {
 		c.counts.unstored.Add(1)
+	}
+	c.flights.end(k, f, value, err)
+}
+
+// loadLocal loads for a client without Redis: the result goes to L1 alone, if the key has not been announced since the flight began.
+func (c *Cache[V]) loadLocal(ctx context.Context, f *flight[V], key string, k localcache.Key) {
+	began := localcache.Now()
+	value, err := c.callLoader(ctx, key)
+	answer := reply{life: noExpiry, fetched: began}
+	if err == nil {
+		// Encoded only to know its size; and what Redis would refuse is refused here, so that a test without Redis shows it.
+		answer.data, err = c.encode(key, value.value)
+	}
+	if err == nil || value.absent {
+		c.keep(k, f.token, answer, value)
 	}
 	c.flights.end(k, f, value, err)
 }

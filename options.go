@@ -13,6 +13,7 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/go-nearcache/nearcache/broadcast"
 	"github.com/go-nearcache/nearcache/tracking"
 )
 
@@ -50,7 +51,7 @@ func (p DisconnectPolicy) String() string {
 	return fmt.Sprintf("DisconnectPolicy(%d)", int(p))
 }
 
-// Options configure a Client. The zero value of each field but Redis and Prefixes means its default.
+// Options configure a Client. The zero value of each field but Redis and Prefixes, or Bus, means its default.
 type Options struct {
 	// Redis says how to connect, as for rueidis.NewClient: InitAddress is required. The data connections and the invalidation link
 	// are both made from it. The client sets DisableCache and DisableRetry itself (it has its own cache, and bounds its own
@@ -61,6 +62,12 @@ type Options struct {
 	// client's life. None may be empty or begin with another. Every distinct prefix in a fleet costs the server a little on every
 	// write, so prefer few and short ones.
 	Prefixes []string
+
+	// Bus keeps the caches of a client without Redis coherent: leave Redis empty. Such a cache is L1 and the loader; Set and Delete
+	// announce the key on BusTopic to all other nodes, whose next read loads. After a gap in the messages everything is loaded
+	// anew. What is promised is weaker than with Redis: a change is seen when its message comes, which nothing bounds, and a read with
+	// Fresh or MaxStaleness goes to the loader. Prefixes may be left out. The caller closes the bus, after the client.
+	Bus *broadcast.Bus
 
 	// MaxStaleness bounds how old a read from L1 may be: it never returns a value that had been overwritten for longer than this
 	// when the read began. Default 1 s; from 5 ms to 10 minutes. A quarter of it is the heartbeat of the link.
@@ -86,6 +93,10 @@ type Options struct {
 	MeterProvider  metric.MeterProvider
 	Propagator     propagation.TextMapPropagator
 
+	// SettleFills makes each read wait until what it stored in L1 is visible to the next, so that tests can count on it: L1 applies what is
+	// stored a moment later otherwise, or, if it is busy, not at all. It makes misses slower. Default false.
+	SettleFills bool
+
 	// Logger gets one line for each change of state: the link lost and live again, values that do not decode. It never gets a value
 	// or a secret. Default: nothing is logged.
 	Logger *slog.Logger
@@ -104,6 +115,9 @@ func (o Options) withDefaults() Options {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
+	if o.withoutRedis() {
+		return o
+	}
 	if o.Redis.Dialer.Timeout == 0 {
 		o.Redis.Dialer.Timeout = 2 * o.RemoteTimeout
 	}
@@ -115,20 +129,27 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
+// withoutRedis reports whether L1 and the loader are all there is.
+func (o Options) withoutRedis() bool { return o.Bus != nil && len(o.Redis.InitAddress) == 0 }
+
 // heartbeat is short enough that a missed one still leaves time to notice before reads have to wait for a fence.
 func (o Options) heartbeat() time.Duration {
 	return min(o.MaxStaleness/4, time.Second)
 }
 
 func (o Options) validate() error {
-	if len(o.Redis.InitAddress) == 0 {
+	switch {
+	case o.Bus != nil && len(o.Redis.InitAddress) > 0:
+		return optionError("Bus", "set together with Redis", "is for a client without Redis, whose own announcements serve otherwise: leave one of the two out")
+	case len(o.Redis.InitAddress) == 0 && o.Bus == nil:
 		return optionError("Redis.InitAddress", "empty", `must name a server, such as []string{"127.0.0.1:6379"}`)
-	}
-	if o.Redis.ReplicaOnly || o.Redis.SendToReplicas != nil || len(o.Redis.Standalone.ReplicaAddress) > 0 {
+	case o.Redis.ReplicaOnly || o.Redis.SendToReplicas != nil || len(o.Redis.Standalone.ReplicaAddress) > 0:
 		return optionError("Redis", "reads from replicas", "must read from the primary: a replica's data is older than what the primary announces")
 	}
-	if err := tracking.CheckPrefixes(o.Prefixes); err != nil {
-		return fmt.Errorf("nearcache: Options.Prefixes: %w", err)
+	if !o.withoutRedis() || len(o.Prefixes) > 0 {
+		if err := tracking.CheckPrefixes(o.Prefixes); err != nil {
+			return fmt.Errorf("nearcache: Options.Prefixes: %w", err)
+		}
 	}
 	if err := checkRange("Options.MaxStaleness", o.MaxStaleness, 5*time.Millisecond, 10*time.Minute); err != nil {
 		return err
@@ -205,15 +226,18 @@ func (c Config[V]) withDefaults() Config[V] {
 
 const longest = 10 * 365 * 24 * time.Hour
 
-func (c Config[V]) validate(prefixes []string) error {
+func (c Config[V]) validate(client Options) error {
 	if c.Name == "" {
 		return configError(c.Name, "Name", `""`, "is required: it names the cache in errors and telemetry")
 	}
 	if c.Prefix == "" {
 		return configError(c.Name, "Prefix", `""`, "is required: without one the cache would own every key of the server")
 	}
-	if !underOneOf(c.Prefix, prefixes) {
-		return configError(c.Name, "Prefix", fmt.Sprintf("%q", c.Prefix), fmt.Sprintf("must begin with one of Options.Prefixes %q: Redis would not announce its changes", prefixes))
+	if len(client.Prefixes) > 0 && !underOneOf(c.Prefix, client.Prefixes) {
+		return configError(c.Name, "Prefix", fmt.Sprintf("%q", c.Prefix), fmt.Sprintf("must begin with one of Options.Prefixes %q: Redis would not announce its changes", client.Prefixes))
+	}
+	if c.Load == nil && client.withoutRedis() {
+		return configError(c.Name, "Load", "nil", "is required without Redis: nothing else has values")
 	}
 	for _, d := range []struct {
 		field    string

@@ -44,6 +44,7 @@ const (
 	leased                        // another load of the key is running
 	refused                       // not a string: err says what
 	unavailable                   // Redis did not answer: err says why
+	nowhere                       // there is no Redis
 )
 
 const noExpiry = time.Duration(-1)
@@ -52,6 +53,9 @@ const noExpiry = time.Duration(-1)
 // write between them is pushed, and the push ends the token that was taken before. The life is counted from before the
 // request, so it ends no later here than there.
 func (r *remote) fetch(ctx context.Context, key string) reply {
+	if r.redis == nil {
+		return reply{state: nowhere}
+	}
 	if err := r.paused(); err != nil {
 		return reply{state: unavailable, err: err}
 	}
@@ -82,6 +86,9 @@ func (r *remote) fetchMany(ctx context.Context, keys []string) []reply {
 			replies[i] = failure(key)
 		}
 		return replies
+	}
+	if r.redis == nil {
+		return fail(func(string) reply { return reply{state: nowhere} })
 	}
 	if err := r.paused(); err != nil {
 		return fail(func(string) reply { return reply{state: unavailable, err: err} })
@@ -189,17 +196,28 @@ func (r *remote) failure(ctx context.Context, key string, err error) reply {
 	return reply{state: refused, err: &WrongTypeError{Key: key, Type: kind}}
 }
 
-// try runs one round trip under the timeout, once more if the connection broke, which a server restart does to every idle one. It
+// try runs one round trip under the timeout, and again if the connection broke, which a server restart does to every idle one. It
 // is for commands that may be repeated: reads.
 func (r *remote) try(ctx context.Context, operation string, batch int, do func(context.Context) error) error {
 	return r.once(ctx, operation, batch, func(ctx context.Context) error {
 		err := do(ctx)
-		if isNetworkError(err) && ctx.Err() == nil {
-			err = do(ctx)
+		for _, pause := range triesAfter {
+			if !isNetworkError(err) {
+				break
+			}
+			select {
+			case <-time.After(pause):
+				err = do(ctx)
+			case <-ctx.Done():
+				return err
+			}
 		}
 		return err
 	})
 }
+
+// triesAfter are the pauses before a read is tried again. rueidis takes a moment to part with a connection that it has found broken.
+var triesAfter = [...]time.Duration{0, time.Millisecond, 10 * time.Millisecond}
 
 // once runs one round trip under the timeout.
 func (r *remote) once(ctx context.Context, operation string, batch int, do func(context.Context) error) error {

@@ -99,13 +99,13 @@ func (c *Client) Stats() Stats {
 }
 
 func (c *Client) linkStats() LinkStats {
-	status := c.tracker.Status()
+	status := c.link.Status()
 	return LinkStats{
 		Server:     status.Server.Address,
 		Live:       c.shard.Live(),
 		Epoch:      c.shard.Epoch(),
 		Staleness:  localcache.Now().Sub(c.shard.AsOf()),
-		Reconnects: uint64(status.Reconnects),
+		Reconnects: status.Reconnects,
 	}
 }
 
@@ -119,7 +119,7 @@ type Health struct {
 
 // Health returns the state of the client. A client that is not ready still serves reads, as Options.OnDisconnect says.
 func (c *Client) Health() Health {
-	status := c.tracker.Status()
+	status := c.link.Status()
 	health := Health{Ready: c.shard.Live(), Since: status.Since, Link: c.linkStats()}
 	switch {
 	case c.closed.Load():
@@ -153,7 +153,7 @@ func (c *Client) observe(snapshot *telemetry.Snapshot) {
 		return telemetry.Effects{Evicted: int64(n.Evicted), Absent: int64(n.Absent)}
 	}
 	// The caches share one store, so what it counts belongs to the client.
-	snapshot.Other = telemetry.StoreSnapshot{
+	snapshot.Store = telemetry.StoreSnapshot{
 		Items: local.Items,
 		Evictions: telemetry.Evictions{
 			Capacity: int64(local.Evictions.Capacity), Expired: int64(local.Evictions.Expired), Rejected: int64(local.Evictions.Rejected),
@@ -168,6 +168,9 @@ func (c *Client) observe(snapshot *telemetry.Snapshot) {
 		},
 	}
 	snapshot.Flushes = telemetry.Flushes{Reconnect: c.flushes.reconnect.Load(), FlushAll: c.flushes.flushAll.Load()}
+	if c.bus != nil {
+		return
+	}
 	link := c.linkStats()
 	snapshot.Links = append(snapshot.Links, telemetry.LinkSnapshot{
 		Server:     c.remote.server,

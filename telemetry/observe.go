@@ -18,11 +18,11 @@ type Snapshot struct {
 	Caches []CacheSnapshot // one for each cache; their names differ
 	Links  []LinkSnapshot  // one for each tracked server
 
-	// Other is what the caches do not tell apart: the local tier is one store for all of them.
-	Other StoreSnapshot
+	// Store is the local tier: one store for all of the caches.
+	Store StoreSnapshot
 
 	MemoryUsage int64 // bytes
-	MemoryLimit int64 // bytes; zero: there is no local tier, and neither these figures nor Other are reported
+	MemoryLimit int64 // bytes; zero: there is no local tier, and neither these figures nor Store are reported
 	Flushes     Flushes
 }
 

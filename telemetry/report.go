@@ -15,7 +15,7 @@ func (o *observer) report(to metric.Observer, s *Snapshot) {
 	}
 
 	if s.MemoryLimit > 0 {
-		client.store.report(to, i, &s.Other)
+		client.store.report(to, i, &s.Store)
 		to.ObserveInt64(i.memoryUsage, s.MemoryUsage, client.plain...)
 		to.ObserveInt64(i.memoryLimit, s.MemoryLimit, client.plain...)
 	}

@@ -22,7 +22,7 @@ func full(s *telemetry.Snapshot) {
 		Source:    telemetry.Results{Hit: 11, Miss: 12, Stale: 13, Negative: 14, Bypass: 15},
 		Coalesced: telemetry.Coalesced{Process: 29, Fleet: 30},
 	})
-	s.Other = telemetry.StoreSnapshot{
+	s.Store = telemetry.StoreSnapshot{
 		Items:     16,
 		Evictions: telemetry.Evictions{Capacity: 17, Expired: 18, Rejected: 19},
 		Invalidations: telemetry.Invalidations{
