@@ -209,6 +209,8 @@ func (l *logs) Write(line []byte) (int, error) {
 	return l.text.Write(line)
 }
 
+func (l *logs) logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }
+
 func (l *logs) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -224,7 +226,7 @@ func TestValueThatDoesNotDecode(t *testing.T) {
 		server := redistest.Start(t, redistest.Config{})
 		logged := new(logs)
 		options := optionsFor(server)
-		options.Logger = slog.New(slog.NewTextHandler(logged, nil))
+		options.Logger = logged.logger()
 		client := open(t, options)
 		cache := newCache(t, client, nearcache.Config[item]{Load: func(context.Context, string) (item, error) { return item{7}, nil }})
 		server.Do(t, "SET", prefix+"k", "this is a secret and no JSON")
