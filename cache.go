@@ -117,6 +117,7 @@ func (c *Cache[V]) lookAgain(ctx context.Context, key string, k localcache.Key, 
 		return answer, true, err
 	}
 	if result == localcache.Stale && c.client.fenceShortly(ctx) == nil {
+		c.counts.lookedAgain.Add(1)
 		found, result = c.view.Get(k, localcache.Now(), q.notBefore)
 	}
 	if !c.client.shard.Live() {
@@ -126,8 +127,9 @@ func (c *Cache[V]) lookAgain(ctx context.Context, key string, k localcache.Key, 
 		case ServeStale:
 			if result == localcache.Stale && !q.bounded {
 				now := localcache.Now()
+				c.counts.lookedAgain.Add(1)
 				found, result = c.view.Get(k, now, now.Add(-c.client.options.StaleLimit))
-				if result == localcache.Hit {
+				if result == localcache.Hit && !found.absent {
 					c.counts.localStale.Add(1)
 				}
 			}

@@ -144,13 +144,13 @@ func (c *Client) disconnect(ctx context.Context) (err error) {
 }
 
 // Close ends the client. New calls fail with ErrClosed at once; loads that are running may finish until ctx ends, and are cancelled
-// then. It leaves no goroutine and no connection behind, except a loader that does not obey its context. Calling it again waits for the
+// then, with Options.RemoteTimeout to give back their leases. It leaves no goroutine and no connection behind, except a loader that does not obey its context. Calling it again waits for the
 // first call. The error is ctx's if loads had to be cancelled.
 func (c *Client) Close(ctx context.Context) error {
 	if c.closed.CompareAndSwap(false, true) {
 		defer close(c.closedDone)
 		c.shard.Suspend()
-		err := c.loads.close(ctx)
+		err := c.loads.close(ctx, c.options.RemoteTimeout)
 		c.caches.wakeAll()
 		return errors.Join(err, c.disconnect(ctx))
 	}
@@ -175,6 +175,9 @@ func (c *Client) Fence(ctx context.Context) error {
 	began := time.Now()
 	err := c.link.Fence(ctx)
 	c.telemetry.Fence(ctx, time.Since(began), err)
+	if err != nil && c.closed.Load() {
+		return ErrClosed
+	}
 	return err
 }
 
@@ -305,8 +308,8 @@ func (l *loads) end() {
 	}
 }
 
-// close returns once no load runs. When ctx ends before, the loads are cancelled, and given up if they do not obey.
-func (l *loads) close(ctx context.Context) error {
+// close returns once no load runs. When ctx ends before, the loads are cancelled, and given up if they have not ended after a while.
+func (l *loads) close(ctx context.Context, while time.Duration) error {
 	l.mu.Lock()
 	l.closed = true
 	if l.running == 0 {
@@ -317,9 +320,20 @@ func (l *loads) close(ctx context.Context) error {
 	select {
 	case <-l.idle:
 		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("nearcache: loads were still running and have been cancelled: %w", context.Cause(ctx))
+	default:
 	}
+	select {
+	case <-l.idle:
+		return nil
+	case <-ctx.Done():
+	}
+	l.cancel(ErrClosed)
+	// A load that is cut off here would leave its lease behind, and the fleet would wait for its end.
+	select {
+	case <-l.idle:
+	case <-time.After(while):
+	}
+	return fmt.Errorf("nearcache: loads were still running and have been cancelled: %w", context.Cause(ctx))
 }
 
 // attach gives a load its context: the values of the caller that started it, and an end with the client.

@@ -232,8 +232,11 @@ func (r *remote) once(ctx context.Context, operation string, batch int, do func(
 	case ctx.Err() == nil && !r.linkLive():
 		r.downUntil.Store(int64(localcache.Now().Add(r.timeout)))
 	}
-	if rueidis.IsRedisNil(err) {
+	switch {
+	case rueidis.IsRedisNil(err):
 		return nil
+	case errors.Is(err, rueidis.ErrClosing):
+		return ErrClosed
 	}
 	return err
 }

@@ -19,8 +19,8 @@ type Stats struct {
 type CacheStats struct {
 	LocalHits      uint64 // from L1, within the bound
 	LocalNegatives uint64 // L1 knew that there is no such item
-	LocalStale     uint64 // from L1 past the bound, under ServeStale
-	LocalMisses    uint64 // L1 had nothing to serve
+	LocalStale     uint64 // from L1 past the bound, under ServeStale; those without an item are LocalNegatives
+	LocalMisses    uint64 // L1 had nothing that it might serve
 
 	Coalesced uint64 // misses that joined another reader's fetch or load in this process
 
@@ -48,6 +48,7 @@ type LinkStats struct {
 // counts are what a cache counts off the path of a hit; hits and misses are counted by its view.
 type counts struct {
 	localNegative, localStale             atomic.Uint64
+	lookedAgain                           atomic.Uint64 // after L1 lacked certainty
 	coalesced                             atomic.Uint64
 	remoteHit, remoteNegative, remoteMiss atomic.Uint64
 	leaseWaits                            atomic.Uint64
@@ -67,13 +68,13 @@ func (o *oncePerSecond) allow() bool {
 
 func (c *Cache[V]) stats() CacheStats {
 	n := &c.counts
-	negatives, stale := n.localNegative.Load(), n.localStale.Load()
+	negatives, stale, again := n.localNegative.Load(), n.localStale.Load(), n.lookedAgain.Load()
 	lookups := c.view.Lookups()
 	return CacheStats{
 		LocalHits:       max(lookups.Hits, negatives+stale) - negatives - stale,
 		LocalNegatives:  negatives,
 		LocalStale:      stale,
-		LocalMisses:     lookups.Misses,
+		LocalMisses:     lookups.Misses + max(lookups.Stale, again) - again,
 		Coalesced:       n.coalesced.Load(),
 		RemoteHits:      n.remoteHit.Load(),
 		RemoteNegatives: n.remoteNegative.Load(),
