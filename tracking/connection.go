@@ -16,8 +16,7 @@ import (
 type connection struct {
 	client    rueidis.Client
 	dedicated rueidis.DedicatedClient
-	socket    *socket // nil if the server could not be reached
-	ended     <-chan error
+	socket    *socket    // nil if the server could not be reached
 	failure   *LinkError // why the connection is unusable from the start
 	secrets   []string   // what must not show up in an error
 }
@@ -124,7 +123,7 @@ func (c *connection) do(ctx context.Context, command ...string) (any, error) {
 // a command waits for its reply, and drops the pushes that it meets. onPush(nil) means a null push or the end of the
 // connection.
 func (c *connection) receive(onPush func(keys []rueidis.RedisMessage)) {
-	c.ended = c.dedicated.SetOnInvalidations(onPush)
+	c.dedicated.SetOnInvalidations(onPush)
 }
 
 // discard closes the connection and waits until rueidis has let go of it. The socket goes first: rueidis would ask for a last
@@ -138,10 +137,6 @@ func (c *connection) discard() {
 	}
 	if c.client != nil {
 		c.client.Close()
-	}
-	if c.ended != nil {
-		for range c.ended {
-		}
 	}
 }
 
@@ -163,7 +158,12 @@ func (s *socket) Read(b []byte) (int, error) {
 	return n, err
 }
 
+// Write fails once Close has been called, by whoever: rueidis's writer ends at its first failing write after Close and waits
+// for ever without one.
 func (s *socket) Write(b []byte) (int, error) {
+	if s.closed.Load() {
+		return 0, net.ErrClosed
+	}
 	n, err := s.Conn.Write(b)
 	if err != nil {
 		s.broken(err)
@@ -171,7 +171,8 @@ func (s *socket) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// Close closes the socket under TLS directly: a close_notify would wait for a peer that may be gone.
+// Close closes the socket under TLS directly: a close_notify would wait for a peer that may be gone. Only the first call waits
+// for the socket to be closed.
 func (s *socket) Close() error {
 	if !s.closed.CompareAndSwap(false, true) {
 		return nil

@@ -3,6 +3,7 @@ package tracking
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"time"
 
@@ -33,22 +34,18 @@ var (
 )
 
 // A LinkError says why a link could not be made or was given up. It wraps one of ErrNoTracking, ErrNotPrimary, ErrCredentials,
-// ErrProbeRefused and ErrLinkDown, and the cause if there is one. It contains no password.
+// ErrProbeRefused and ErrLinkDown, and the cause. It contains no password.
 type LinkError struct {
 	Address string // the server's, as configured
-	Step    string // the command, or "connect", "heartbeat"
+	Step    string // the command, or "connect", "connection", "heartbeat", "AuthCredentialsFn", "probe"
 	Kind    error  // one of the sentinels of this package
-	Cause   error  // what the server or the network said; may be nil
+	Cause   error  // what the server, the network or the context said
 	Advice  string // what to do; may be empty
 }
 
 // Error returns the address, the step, what went wrong and what to do.
 func (e *LinkError) Error() string {
-	what := strings.TrimPrefix(e.Kind.Error(), "tracking: ")
-	if e.Cause != nil {
-		what = e.Cause.Error()
-	}
-	text := "tracking: link to " + e.Address + ": " + e.Step + ": " + what
+	text := fmt.Sprintf("tracking: link to %s: %s: %v", e.Address, e.Step, e.Cause)
 	if e.Advice != "" {
 		text += ": " + e.Advice
 	}
@@ -56,12 +53,7 @@ func (e *LinkError) Error() string {
 }
 
 // Unwrap returns the kind and the cause.
-func (e *LinkError) Unwrap() []error {
-	if e.Cause == nil {
-		return []error{e.Kind}
-	}
-	return []error{e.Kind, e.Cause}
-}
+func (e *LinkError) Unwrap() []error { return []error{e.Kind, e.Cause} }
 
 // refusal returns the text of the server's error reply, without "ERR" if that is its code, and false if err is none.
 func refusal(err error) (string, bool) {

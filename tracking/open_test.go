@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"slices"
 	"strconv"
@@ -72,6 +73,13 @@ func TestDefaults(t *testing.T) {
 	}
 	if o := (Options{MaxBackoff: 1}).withDefaults(); o.MinBackoff != 1 {
 		t.Errorf("MinBackoff %v", o.MinBackoff)
+	}
+	// However absurd, it is a delay.
+	tracker := &Tracker{options: Options{MinBackoff: math.MaxInt64 / 3, MaxBackoff: math.MaxInt64}}
+	for failures := range 100 {
+		if delay := tracker.backoff(failures); delay < 0 {
+			t.Errorf("delay %v after %d failures", delay, failures)
+		}
 	}
 	if o := (Options{MinBackoff: time.Hour}).withDefaults(); o.MaxBackoff != time.Hour {
 		t.Errorf("MaxBackoff %v", o.MaxBackoff)

@@ -27,9 +27,10 @@ const clientName = "nearcache-tracking"
 type Options struct {
 	// Redis says how to connect: InitAddress[0] is the server. Used besides: Username, Password, AuthCredentialsFn (asked again
 	// for each new connection), TLSConfig, Dialer, DialFn, DialCtxFn, ReadBufferEachConn, ClientNoEvict, and ClientName, whose
-	// default here is "nearcache-tracking". Dialer.Timeout (default 5 s) bounds each attempt as a whole. Sentinel.MasterSet and
-	// ReplicaOnly are refused: a tracker follows one given primary. AlwaysRESP2 is refused with ErrNoTracking: only RESP3 has
-	// pushes.
+	// default here is "nearcache-tracking". Dialer.Timeout (default 5 s) bounds each attempt as a whole. RefreshAfter, in the
+	// answer of AuthCredentialsFn, is not obeyed: a server that closes a connection whose credentials have run out ends the
+	// link, and the next one asks again. Sentinel.MasterSet and ReplicaOnly are refused: a tracker follows one given primary.
+	// AlwaysRESP2 is refused with ErrNoTracking: only RESP3 has pushes.
 	Redis rueidis.ClientOption
 
 	// Prefixes are the beginnings of the keys to follow, fixed for the tracker's life. See [CheckPrefixes].

@@ -23,7 +23,10 @@ const probeLife = time.Second
 // answers is then no server but a proxy that swallows pushes, or one that leads two connections to two servers.
 func Probe(ctx context.Context, redis rueidis.ClientOption, prefix string) error {
 	handler := &probe{key: prefix + "nearcache:probe:" + rand.Text()}
-	t, err := Open(ctx, Options{Redis: redis, Prefixes: []string{prefix}, Handler: handler})
+	t, err := Open(ctx, Options{
+		Redis: redis, Prefixes: []string{prefix}, Handler: handler,
+		Deadline: rueidis.DefaultDialTimeout, // nobody serves anything by this link: better a late proof than none
+	})
 	if err != nil {
 		return err
 	}

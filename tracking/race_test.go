@@ -116,11 +116,7 @@ func TestAnswerOfALostLinkConfirmsNothing(t *testing.T) {
 		f.refuse = refuseFrom(1)
 		tracker := open(t, timed(f, r))
 		l := tracker.current.Load()
-		served := make(chan error, 1)
-		go func() { served <- tracker.Fence(t.Context()) }()
-		synctest.Wait()
-		// By now the fence is served, or waits; another one certainly waits for what comes next.
-		<-served
+		fence(t, tracker) // so that a round trip has been answered, and the next answer would confirm it
 		done := l.fences.join()
 		l.fail(errors.New("lost"))
 		before := len(r.all())
@@ -210,6 +206,27 @@ func TestCloseOfTheSocketBlocks(t *testing.T) {
 		}
 		close(unblock)
 		closeTracker(t, tracker)
+	})
+}
+
+// While one Close is under way, another returns at once, and nothing more can be written.
+func TestSocketThatIsBeingClosed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		defer far.Close()
+		unblock := make(chan struct{})
+		var reasons []error
+		s := &socket{Conn: &stuck{Conn: near, unblock: unblock}, broken: func(err error) { reasons = append(reasons, err) }}
+		go s.Close()
+		synctest.Wait()
+		check(t, s.Close())
+		if _, err := s.Write([]byte("PING")); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("write: %v", err)
+		}
+		if len(reasons) != 1 {
+			t.Errorf("reasons %v", reasons)
+		}
+		close(unblock)
 	})
 }
 

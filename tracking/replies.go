@@ -26,7 +26,7 @@ func parseHello(reply any) (helloReply, error) {
 	hello.connection, _ = fields["id"].(int64)
 	var ok bool
 	if hello.protocol, ok = fields["proto"].(int64); !ok {
-		return helloReply{}, fmt.Errorf("reply of HELLO: no protocol version in %v", fields)
+		return helloReply{}, fmt.Errorf("reply of HELLO: no protocol version in %s", brief(reply))
 	}
 	return hello, nil
 }
@@ -41,7 +41,7 @@ func parseRole(reply any) (string, error) {
 			return role, nil
 		}
 	}
-	return "", fmt.Errorf("reply of ROLE is not a role: %.100v", reply)
+	return "", fmt.Errorf("reply of ROLE is not a role: %s", brief(reply))
 }
 
 // checkTracking returns an error if the server's own view of the link (CLIENT TRACKINGINFO) is not a broadcast of exactly these
@@ -52,7 +52,7 @@ func checkTracking(reply any, prefixes []string) error {
 		return fmt.Errorf("reply of CLIENT TRACKINGINFO: %w", err)
 	}
 	if flags := asStrings(fields["flags"]); !slices.Contains(flags, "bcast") {
-		return fmt.Errorf("the server does not broadcast to this connection: its flags are %q", flags)
+		return fmt.Errorf("the server does not broadcast to this connection: its flags are %s", brief(flags))
 	}
 	got, want := asStrings(fields["prefixes"]), slices.Clone(prefixes)
 	slices.Sort(got)
@@ -76,13 +76,13 @@ func asMap(reply any) (map[string]any, error) {
 		for i := 0; i < len(reply); i += 2 {
 			name, ok := reply[i].(string)
 			if !ok {
-				return nil, fmt.Errorf("a map has a name that is no string: %.100v", reply[i])
+				return nil, fmt.Errorf("a map has a name that is no string: %s", brief(reply[i]))
 			}
 			fields[name] = reply[i+1]
 		}
 		return fields, nil
 	}
-	return nil, fmt.Errorf("not a map: %.100v", reply)
+	return nil, fmt.Errorf("not a map: %s", brief(reply))
 }
 
 // asStrings returns the strings in an array, without whatever else is in it.
@@ -96,3 +96,6 @@ func asStrings(reply any) []string {
 	}
 	return texts
 }
+
+// brief returns the beginning of a reply for an error.
+func brief(reply any) string { return fmt.Sprintf("%.100q", fmt.Sprint(reply)) }

@@ -177,11 +177,15 @@ func (t *Tracker) backoff(failures int) time.Duration {
 	if failures == 0 {
 		return 0
 	}
-	limit := t.options.MaxBackoff
-	if doublings := failures - 1; doublings < 32 {
-		limit = min(limit, t.options.MinBackoff<<doublings)
+	limit := t.options.MinBackoff
+	for range failures - 1 {
+		if limit > t.options.MaxBackoff/2 {
+			limit = t.options.MaxBackoff
+			break
+		}
+		limit *= 2
 	}
-	return rand.N(limit + 1)
+	return rand.N(limit)
 }
 
 // pause waits, and reports false if the tracker was closed.
