@@ -34,7 +34,11 @@ func write(v *View[[]byte], s *Shard, size int) {
 // TestBudget holds the package's constants to what the process needs. The tables of the store double at different
 // numbers of entries, so several budgets are tried.
 func TestBudget(t *testing.T) {
-	for _, maxBytes := range []int64{4 << 20, 8 << 20, 12 << 20} {
+	budgets := []int64{4 << 20, 8 << 20, 12 << 20}
+	if raceDetector || testing.Short() {
+		budgets = budgets[:1]
+	}
+	for _, maxBytes := range budgets {
 		for _, size := range []int{32, 200, 1024, 20_000, 200_000} {
 			t.Run(fmt.Sprintf("%dMiB/%dB", maxBytes>>20, size), func(t *testing.T) {
 				before := liveHeap()
@@ -61,7 +65,7 @@ func TestBudget(t *testing.T) {
 
 // A cache that was full of small values keeps the tables for them. Large values must not come on top of that.
 func TestBudgetAfterSizesShift(t *testing.T) {
-	const maxBytes = 8 << 20
+	const maxBytes = 4 << 20
 	before := liveHeap()
 	c, s := open(t, Options{MaxBytes: maxBytes})
 	v := NewView[[]byte](c, "v")

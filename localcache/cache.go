@@ -3,6 +3,7 @@ package localcache
 import (
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -168,7 +169,7 @@ func (c *Cache) Close() {
 	c.closing.Do(func() {
 		c.mu.Lock()
 		c.shards.Store(nil)
-		gates := append(c.views, &c.gate)
+		gates := append(slices.Clone(c.views), &c.gate)
 		c.mu.Unlock()
 
 		close(c.stop)

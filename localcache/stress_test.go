@@ -228,7 +228,7 @@ func stress(m model, reads int64, untilStale bool) (stale, hits int64) {
 func TestStress(t *testing.T) {
 	c, _ := open(t, Options{MaxBytes: 1 << 20})
 	reads := int64(2_000_000)
-	if testing.Short() {
+	if raceDetector || testing.Short() {
 		reads /= 10
 	}
 	stale, hits := stress(newSealedEntries(c), reads, false)
