@@ -3,10 +3,12 @@ package broadcast
 import (
 	"context"
 	"encoding/binary"
+	"math/bits"
+	"math/rand/v2"
 	"time"
 )
 
-// beat sends the lane's heartbeats: the first one interval after the last message or at once after a change of who
+// beat sends the lane's heartbeats: the first within an interval of the last message or at once after a change of who
 // listens, the following ones at twice the distance each, so that an idle topic costs next to nothing.
 func (l *lane) beat(ctx context.Context) {
 	timer := time.NewTimer(l.pause())
@@ -24,17 +26,19 @@ func (l *lane) beat(ctx context.Context) {
 	}
 }
 
-// pause is the time until the next heartbeat.
+// pause is the time until the next heartbeat. It is random, so that a fleet that was started at once does not beat at once.
 func (l *lane) pause() time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.pauseLocked()
-}
-
-func (l *lane) pauseLocked() time.Duration {
 	if l.beats < 0 {
 		return 0
 	}
+	longest := l.intervalLocked()
+	return longest - rand.N(longest/4)
+}
+
+// intervalLocked is the longest time until the next heartbeat.
+func (l *lane) intervalLocked() time.Duration {
 	return l.bus.options.Heartbeat * time.Duration(min(1<<min(l.beats, 16), idleHeartbeats))
 }
 
@@ -44,6 +48,20 @@ func (l *lane) news() {
 	defer l.mu.Unlock()
 	if l.beats != 0 {
 		l.beats = 0
+		l.wakeLocked()
+	}
+}
+
+// greetAtOnce is how many nodes on a topic answer a newcomer within one heartbeat. More take longer: 1000 nodes that all
+// answered each other at once would be a million messages.
+const greetAtOnce = 64
+
+// greet makes this node known soon to one that has just come.
+func (l *lane) greet(nodes int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if soon := bits.Len(uint(nodes / greetAtOnce)); l.beats > soon {
+		l.beats = soon
 		l.wakeLocked()
 	}
 }
@@ -86,7 +104,7 @@ func (l *lane) sendHeartbeat(ctx context.Context, leaving bool) {
 	if leaving {
 		flags |= flagLeaving
 	}
-	interval := l.pauseLocked()
+	interval := l.intervalLocked()
 	l.mu.Unlock()
 	defer l.yield()
 	if last == 0 && flags&flagListening == 0 {

@@ -100,7 +100,8 @@ const (
 	// Overflow: the subscription's queue was full, because its handler is slower than the messages come.
 	Overflow
 	// NewOrigin: the first contact with an origin that had already published. Some of its messages may have been sent
-	// after Subscribe returned. It comes within about a heartbeat of subscribing, when there is little to lose.
+	// after Subscribe returned. It comes soon after subscribing, when there is little to lose: with an origin that listens
+	// to the topic itself within about a heartbeat, with another within an idle one (16 times Options.Heartbeat).
 	NewOrigin
 	// OriginLost: an origin fell silent without saying goodbye, on a transport that can lose messages silently; its last
 	// messages may be missing.

@@ -22,8 +22,8 @@ type Options struct {
 	Origin string
 
 	// Heartbeat is how soon after the last message on a topic a heartbeat follows that carries its sequence number: the
-	// time after which a lost last message is noticed. Each further one waits twice as long, up to 16 times Heartbeat,
-	// until there is a message again. Default 1 s; at least 10 ms. Shorter notices sooner and costs every node more.
+	// time within which a lost last message is noticed. Each further one waits twice as long, up to 16 times Heartbeat,
+	// until there is a message, or a new listener, again. Default 1 s; at least 10 ms. Shorter notices sooner and costs every node more.
 	Heartbeat time.Duration
 
 	// ReorderWindow is how long a hole in an origin's sequence may wait for late messages before it is reported, on a

@@ -15,8 +15,8 @@ type Presence struct {
 }
 
 // Presence returns the nodes that listen on a topic, in the order of their names, this one included if it does. It is
-// known on a node that is itself subscribed to the topic; others are first heard within one idle heartbeat (16 times
-// Options.Heartbeat) or as soon as they publish or subscribe. One that crashes is present until three heartbeats are missed.
+// known on a node that is itself subscribed to the topic, and complete about one Options.Heartbeat after it has subscribed (later
+// with more than 64 nodes). One that crashes is present until three of its heartbeats are missed.
 func (b *Bus) Presence(topic string) []Presence {
 	value, ok := b.receivers.Load(topic)
 	if !ok {

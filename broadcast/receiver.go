@@ -182,7 +182,12 @@ func (r *receiver) decode(from *incarnation, n uint64, record []byte) (Message, 
 
 func (r *receiver) heartbeat(from *incarnation, f *frame, now time.Time) {
 	from.interval = f.interval
-	from.listening = f.flags&flagListening != 0
+	if listening := f.flags&flagListening != 0; listening != from.listening {
+		from.listening = listening
+		if l, ok := r.bus.lanes.Load(r.topic); ok && listening {
+			l.(*lane).greet(len(r.peers))
+		}
+	}
 	if f.flags&flagLeaving != 0 {
 		from.left = true
 	}

@@ -31,7 +31,6 @@ const (
 	defaultRedisPrefix  = "nearcache:bus:"
 	defaultKeepAlive    = time.Second
 	defaultConnTimeout  = 3 * time.Second
-	defaultDialTimeout  = 3 * time.Second
 	subscriberBuffer    = 64 << 10 // bytes of rueidis's read and write buffers; its default of 512 KiB each is for bulk traffic
 	subscriberRingScale = 8        // 2^8 commands in flight; few commands are sent on these connections
 
@@ -56,9 +55,6 @@ func newRedis(options RedisOptions) (redis, error) {
 	}
 	if option.ConnWriteTimeout == 0 {
 		option.ConnWriteTimeout = defaultConnTimeout
-	}
-	if option.Dialer.Timeout == 0 {
-		option.Dialer.Timeout = defaultDialTimeout
 	}
 	for _, size := range []*int{&option.ReadBufferEachConn, &option.WriteBufferEachConn} {
 		if *size == 0 {

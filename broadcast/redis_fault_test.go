@@ -170,16 +170,14 @@ func startCluster(t *testing.T, size int) []*redistest.Server {
 	}
 	for _, s := range servers {
 		eventually(t, "the cluster to form", func() bool {
-			info := must1[string](t)(ptr(s.Do(t, "CLUSTER", "INFO")).ToString())
-			nodes := must1[string](t)(ptr(s.Do(t, "CLUSTER", "NODES")).ToString())
+			info := must1[string](t)(new(s.Do(t, "CLUSTER", "INFO")).ToString())
+			nodes := must1[string](t)(new(s.Do(t, "CLUSTER", "NODES")).ToString())
 			return strings.Contains(info, "cluster_state:ok") && strings.Count(nodes, " connected") == size &&
 				!strings.Contains(nodes, "handshake")
 		})
 	}
 	return servers
 }
-
-func ptr[T any](value T) *T { return &value }
 
 // eventually polls what gives no notice.
 func eventually(t testing.TB, what string, condition func() bool) {
@@ -211,9 +209,9 @@ func TestRedisShardedSlotMigration(t *testing.T) {
 	publish(t, publisher, "before")
 	r.AwaitPayload(t, patience, "before")
 
-	slot := strconv.FormatInt(must1[int64](t)(ptr(servers[0].Do(t, "CLUSTER", "KEYSLOT", "nearcache:bus:topic")).AsInt64()), 10)
-	target := must1[string](t)(ptr(servers[1].Do(t, "CLUSTER", "MYID")).ToString())
-	source := must1[string](t)(ptr(servers[0].Do(t, "CLUSTER", "MYID")).ToString())
+	slot := strconv.FormatInt(must1[int64](t)(new(servers[0].Do(t, "CLUSTER", "KEYSLOT", "nearcache:bus:topic")).AsInt64()), 10)
+	target := must1[string](t)(new(servers[1].Do(t, "CLUSTER", "MYID")).ToString())
+	source := must1[string](t)(new(servers[0].Do(t, "CLUSTER", "MYID")).ToString())
 	servers[1].Do(t, "CLUSTER", "SETSLOT", slot, "IMPORTING", source)
 	servers[0].Do(t, "CLUSTER", "SETSLOT", slot, "MIGRATING", target)
 	servers[1].Do(t, "CLUSTER", "SETSLOT", slot, "NODE", target)

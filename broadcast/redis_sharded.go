@@ -26,6 +26,8 @@ type redisSharded struct {
 // shard of a cluster, so that the load spreads over the shards and nothing is passed on between servers. When a topic's
 // slot moves to another shard its subscriptions are down for a moment, as after a lost connection, and reported likewise.
 //
+// For up to a second after Close a goroutine of rueidis's cluster client may sleep on before it ends.
+//
 // A user with ACLs needs +spublish, +ssubscribe, +sunsubscribe, +ping, +cluster|slots, +cluster|shards and &nearcache:bus:*
 // (the prefix).
 func NewRedisSharded(options RedisOptions) (Transport, error) {

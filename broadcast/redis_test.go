@@ -6,6 +6,7 @@ import (
 	"net"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/go-nearcache/nearcache/broadcast"
 	"github.com/go-nearcache/nearcache/broadcast/broadcasttest"
@@ -33,6 +34,7 @@ func (h *redisHarness) Transport(t testing.TB) broadcast.Transport {
 	t.Helper()
 	proxy := broadcasttest.NewProxy(t, h.server.Addr())
 	option := h.server.ClientOption()
+	option.Dialer.Timeout = 30 * time.Second // a hundred nodes on a loaded machine
 	// A cluster's clients learn the server's own address, so the proxy is put below the dialling.
 	option.DialCtxFn = func(ctx context.Context, _ string, dialer *net.Dialer, _ *tls.Config) (net.Conn, error) {
 		return proxy.Dial(ctx, dialer)
