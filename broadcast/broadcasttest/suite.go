@@ -81,15 +81,16 @@ type Disturber interface {
 	Disturb(t testing.TB, loss float64)
 }
 
-// Run runs every scenario as a subtest.
-func Run(t *testing.T, config Config) {
-	if config.Name == "" || config.Start == nil {
+// withDefaults returns the config with its defaults filled in.
+func (c Config) withDefaults(t *testing.T) Config {
+	t.Helper()
+	if c.Name == "" || c.Start == nil {
 		t.Fatal("broadcasttest: Config.Name and Config.Start are required")
 	}
 	for _, field := range []struct {
 		value    *time.Duration
 		standard time.Duration
-	}{{&config.ReconnectWithin, 15 * time.Second}, {&config.Patience, 60 * time.Second}} {
+	}{{&c.ReconnectWithin, 15 * time.Second}, {&c.Patience, 60 * time.Second}} {
 		if *field.value == 0 {
 			*field.value = field.standard
 		}
@@ -97,11 +98,17 @@ func Run(t *testing.T, config Config) {
 	for _, field := range []struct {
 		value    *int
 		standard int
-	}{{&config.Nodes, 100}, {&config.Topics, 100}} {
+	}{{&c.Nodes, 100}, {&c.Topics, 100}} {
 		if *field.value == 0 {
 			*field.value = field.standard
 		}
 	}
+	return c
+}
+
+// Run runs every scenario as a subtest.
+func Run(t *testing.T, config Config) {
+	config = config.withDefaults(t)
 	for _, scenario := range []struct {
 		name string
 		run  func(*suite)
