@@ -206,37 +206,41 @@ func TestDeadEpochsAreSwept(t *testing.T) {
 
 // An entry that an invalidation overtook on its way into the store is of no use to anyone.
 func TestOvertakenEntriesAreSwept(t *testing.T) {
-	c, s := open(t, Options{})
-	v := NewView[string](c, "v")
-	k := v.Key("k")
-	release := stallWorker(c)
-	mustFill(t, v, k, v.Token(k, s), "old", Never, 0)
-	v.Invalidate(k, Tracking)
-	release()
-	c.Wait()
-	if info, ok := v.Peek(k); !ok || info.State != Invalidated {
-		t.Fatalf("%+v, %v", info, ok)
-	}
-	c.tidy()
-	if _, ok := v.Peek(k); ok {
-		t.Error("still there")
-	}
-	checkBooks(t, c)
+	bubble(t, func(t *testing.T) {
+		c, s := open(t, Options{})
+		v := NewView[string](c, "v")
+		k := v.Key("k")
+		release := stallWorker(c)
+		mustFill(t, v, k, v.Token(k, s), "old", Never, 0)
+		v.Invalidate(k, Tracking)
+		release()
+		c.Wait()
+		if info, ok := v.Peek(k); !ok || info.State != Invalidated {
+			t.Fatalf("%+v, %v", info, ok)
+		}
+		c.tidy()
+		if _, ok := v.Peek(k); ok {
+			t.Error("still there")
+		}
+		checkBooks(t, c)
+	})
 }
 
 // A fill that took the place of a dead entry is not swept with it.
 func TestSweepSparesTheSuccessor(t *testing.T) {
-	c, s := open(t, Options{})
-	v := NewView[string](c, "v")
-	k := v.Key("k")
-	mustFill(t, v, k, v.Token(k, s), "dead", 0, 0)
-	c.Wait()
-	r, _ := c.look(k)
-	mustFill(t, v, k, v.Token(k, s), "alive", Never, 0)
-	c.remove([]departing{{r, departedExpired}})
-	c.Wait()
-	if got, r := v.Get(k, Now(), 0); r != Hit || *got != "alive" {
-		t.Errorf("%v", r)
-	}
-	checkBooks(t, c)
+	bubble(t, func(t *testing.T) {
+		c, s := open(t, Options{})
+		v := NewView[string](c, "v")
+		k := v.Key("k")
+		mustFill(t, v, k, v.Token(k, s), "dead", 0, 0)
+		c.Wait()
+		r, _ := c.look(k)
+		mustFill(t, v, k, v.Token(k, s), "alive", Never, 0)
+		c.remove([]departing{{r, departedExpired}})
+		c.Wait()
+		if got, r := v.Get(k, Now(), 0); r != Hit || *got != "alive" {
+			t.Errorf("%v", r)
+		}
+		checkBooks(t, c)
+	})
 }

@@ -63,7 +63,7 @@ func fillWith(t *testing.T, c *Cache, v *View[string], s *Shard, b *breakpoints,
 // fetched before it, with the race forced at each moment, over an empty place and over an older entry.
 func TestFillAgainstInvalidation(t *testing.T) {
 	for _, over := range []string{"", "an older entry"} {
-		for at := beforeToken; at < moments; at++ {
+		for at := range moments {
 			t.Run(at.String()+over, func(t *testing.T) {
 				c, s, b := openWithBreakpoints(t)
 				v := NewView[string](c, "v")
@@ -109,21 +109,21 @@ func TestFillAgainstEpochs(t *testing.T) {
 		"close":   (*Shard).Close,
 	}
 	for name, event := range events {
-		for at := beforeToken; at < moments; at++ {
+		for at := range moments {
 			t.Run(name+" "+at.String(), func(t *testing.T) {
 				c, s, b := openWithBreakpoints(t)
 				v := NewView[string](c, "v")
 				k := v.Key("k")
 				result := fillWith(t, c, v, s, b, k, "old", at, func() { event(s) })
 				_, r := v.Get(k, Now(), 0)
-				if at == beforeToken && s.Live() {
+				switch {
+				case at == beforeToken && s.Live():
 					if r != Hit {
 						t.Errorf("fetched in the new epoch, but Fill: %v, Get: %v", result, r)
 					}
-				} else if r != Miss {
+				case r != Miss:
 					t.Errorf("Get: %v", r)
-				}
-				if at <= beforeFill && !(at == beforeToken && s.Live()) && result != FillEpoch {
+				case at <= beforeFill && result != FillEpoch:
 					t.Errorf("Fill: %v", result)
 				}
 				checkBooks(t, c)
@@ -134,7 +134,7 @@ func TestFillAgainstEpochs(t *testing.T) {
 
 // TestFillAgainstFreeze: from Freeze on nothing is filled, but what was on its way is as good as what is there.
 func TestFillAgainstFreeze(t *testing.T) {
-	for at := beforeToken; at < moments; at++ {
+	for at := range moments {
 		t.Run(at.String(), func(t *testing.T) {
 			c, s, b := openWithBreakpoints(t)
 			v := NewView[string](c, "v")

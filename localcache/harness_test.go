@@ -21,7 +21,8 @@ func open(t testing.TB, o Options) (*Cache, *Shard) {
 	return c, s
 }
 
-// bubble runs a test on a fake clock.
+// bubble runs a test on a fake clock. Where dead entries are looked at, that keeps the cache from sweeping them on a slow
+// machine.
 func bubble(t *testing.T, f func(*testing.T)) { synctest.Test(t, f) }
 
 func mustFill[V any](t testing.TB, v *View[V], k Key, token Token, value V, deadline Instant, cost int64) {

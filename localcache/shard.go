@@ -63,14 +63,12 @@ func (s *Shard) Renew(asOf Instant) uint64 {
 		row.epoch, row.fill = epoch, epoch
 		row.asOf = max(row.asOf, asOf)
 	})
-	s.cache.requestTidy()
 	return epoch
 }
 
 // Suspend ends the epoch without a new one: nothing of this shard is served or filled until Renew.
 func (s *Shard) Suspend() {
 	s.update(func(row *shardState) { row.epoch, row.fill = epochNone, epochNone })
-	s.cache.requestTidy()
 }
 
 // Freeze refuses fills from now on. What is there stays servable to readers who are content with the as-of instant, which
@@ -93,7 +91,6 @@ func (s *Shard) Confirm(asOf Instant) {
 // Close suspends the shard for good and gives its place in the cache's table back. Idempotent.
 func (s *Shard) Close() {
 	s.update(func(row *shardState) { *row = shardState{} })
-	s.cache.requestTidy()
 }
 
 // Epoch returns the epoch whose entries are served, or 0 for none.
@@ -114,8 +111,8 @@ func (s *Shard) state() shardState {
 	return shardState{}
 }
 
-// update publishes a copy of the table in which change has been applied to the shard's row. Tables are small and updates
-// are heartbeats, a few a second for each server.
+// update publishes a copy of the table in which change has been applied to the shard's row, and has the entries of an epoch
+// that this ended swept. Tables are small and updates are heartbeats, a few a second for each server.
 func (s *Shard) update(change func(*shardState)) {
 	c := s.cache
 	c.mu.Lock()
@@ -125,9 +122,14 @@ func (s *Shard) update(change func(*shardState)) {
 		return
 	}
 	table := slices.Clone(*old)
-	change(&table[s.index])
-	if table[s.index] != (*old)[s.index] {
-		c.shards.Store(&table)
+	before, after := (*old)[s.index], &table[s.index]
+	change(after)
+	if *after == before {
+		return
+	}
+	c.shards.Store(&table)
+	if before.epoch != epochNone && before.epoch != after.epoch {
+		c.requestTidy()
 	}
 }
 

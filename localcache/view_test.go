@@ -82,7 +82,7 @@ func TestViewsShareNothing(t *testing.T) {
 	if v.Key("k") == w.Key("k") {
 		t.Error("two views hash alike")
 	}
-	if v.Key("k") != v.Key("k") {
+	if a, b := v.Key("k"), v.Key("k"); a != b {
 		t.Error("one view hashes differently")
 	}
 	mustFill(t, v, v.Key("k"), v.Token(v.Key("k"), s), "value", Never, 0)
