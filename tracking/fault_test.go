@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -253,15 +255,13 @@ func TestServerTimeoutDoesNotCloseTheLink(t *testing.T) {
 	s := redistest.Start(t, redistest.Config{Settings: []string{"timeout 1"}})
 	r := newRecorder(t)
 	tracker := open(t, options(s, r))
-	idle := newClient(t, s.ClientOption())
-	dedicated, release := idle.Dedicate()
-	defer release()
-	check(t, dedicated.Do(t.Context(), dedicated.B().Arbitrary("CLIENT", "SETNAME", "idle").Build()).Error())
-	eventually(t, "the server closes an idle connection", func() bool {
-		list, err := s.Command(t.Context(), "CLIENT", "LIST").ToString()
-		check(t, err)
-		return !strings.Contains(list, "name=idle")
-	})
+	idle, err := net.Dial("tcp", s.Addr())
+	check(t, err)
+	defer idle.Close()
+	check(t, idle.SetReadDeadline(time.Now().Add(patience)))
+	if _, err := idle.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("the server did not close an idle connection: %v", err)
+	}
 	fence(t, tracker)
 	if n := r.count("lost"); n != 0 {
 		t.Errorf("calls %v", r.all())

@@ -104,7 +104,7 @@ func (t *Tracker) downError() error {
 
 // downError makes any reason for a loss, a wrong role among them, an ErrLinkDown.
 func downError(reason error) error {
-	if reason == nil || errors.Is(reason, ErrClosed) {
+	if errors.Is(reason, ErrClosed) {
 		return ErrClosed
 	}
 	return fmt.Errorf("%w: %w", ErrLinkDown, reason)

@@ -184,11 +184,11 @@ func (l *link) fail(err error) {
 		close(l.down)
 		t.delivery.Lock()
 		defer t.delivery.Unlock()
-		t.current.CompareAndSwap(l, nil)
 		if l.live {
 			l.live = false
 			t.options.Handler.Lost(err)
-			t.lost(err)
+			t.lost(err) // before there is no current link: who finds none looks here for the reason
+			t.current.Store(nil)
 		}
 	})
 }

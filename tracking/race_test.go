@@ -117,11 +117,10 @@ func TestAnswerOfALostLinkConfirmsNothing(t *testing.T) {
 		tracker := open(t, timed(f, r))
 		l := tracker.current.Load()
 		fence(t, tracker) // so that a round trip has been answered, and the next answer would confirm it
-		done := l.fences.join()
 		l.fail(errors.New("lost"))
-		before := len(r.all())
-		number := l.fences.begin()
-		l.confirm(number, time.Now())
+		synctest.Wait() // serve has ended, and its state is ours
+		done, before := l.fences.join(), len(r.all())
+		l.confirm(l.fences.begin(), time.Now())
 		l.confirm(l.fences.begin(), time.Now())
 		if isClosed(done) || len(r.all()) != before {
 			t.Errorf("calls after the loss: %v", r.all()[before:])
