@@ -21,7 +21,7 @@ const patience = 30 * time.Second
 
 // slow is the RemoteTimeout of the nodes here, and with it the deadline of their links: a busy machine must not look like a server
 // that is away. Where a server is away without a sign, a test waits that long for the node to find out.
-const slow = 4 * time.Second
+const slow = 6 * time.Second
 
 // prefix is that of every cache here that does not say otherwise, and what every node here tracks.
 const prefix = "test:"

@@ -124,11 +124,11 @@ func TestLoadWaitsForAnotherNodesLease(t *testing.T) {
 		first := reading(t.Context(), holder, "k")
 		receive(t, "the loader runs", stop.reached)
 		second := reading(t.Context(), waiter, "k")
-		eventually(t, "the other node waits", func() bool { return statsOf(waiting).LeaseWaits == 1 })
+		eventually(t, "the other node waits", func() bool { return statsOf(waiting).LeaseWaits > 0 })
 		gets := calls(t, server, "get")
-		elapse(200 * time.Millisecond)
-		if polled := calls(t, server, "get") - gets; polled > 2 {
-			t.Errorf("the waiting node asked %d times in 200ms", polled)
+		elapse(500 * time.Millisecond)
+		if polled := calls(t, server, "get") - gets; polled > 4 { // the push of the lease itself may be late, and wake it once
+			t.Errorf("the waiting node asked %d times in 500ms", polled)
 		}
 		stop.release()
 		for _, answers := range []<-chan answer{first, second} {
@@ -147,7 +147,7 @@ func TestLoadWaitsForAnotherNodesLease(t *testing.T) {
 		first := reading(t.Context(), holder, "k")
 		receive(t, "the loader runs", stop.reached)
 		second := reading(t.Context(), waiter, "k")
-		eventually(t, "the other node waits", func() bool { return statsOf(waiting).LeaseWaits == 1 })
+		eventually(t, "the other node waits", func() bool { return statsOf(waiting).LeaseWaits > 0 })
 		server.Do(t, "SET", prefix+"k", "written")
 		if a := receive(t, "the waiting read ends while the loader still runs", second); a.value != "written" || a.err != nil {
 			t.Errorf("%+v", a)
@@ -167,7 +167,7 @@ func TestLoadWaitsForAnotherNodesLease(t *testing.T) {
 		first := reading(t.Context(), holder, "k")
 		receive(t, "the loader runs", stop.reached)
 		second := reading(t.Context(), waiter, "k")
-		eventually(t, "the other node waits", func() bool { return statsOf(waiting).LeaseWaits == 1 })
+		eventually(t, "the other node waits", func() bool { return statsOf(waiting).LeaseWaits > 0 })
 		server.Do(t, "DEL", prefix+"k")
 		if a := receive(t, "the other node loads", second); a.value != "loaded k" || a.err != nil || loads.Load() != 1 {
 			t.Errorf("%+v, %d loads", a, loads.Load())
@@ -266,7 +266,7 @@ func TestLoadIsDetachedFromItsCallers(t *testing.T) {
 					return fmt.Sprint("loaded for ", ctx.Value(contextKey{})), nil
 				},
 			})
-			cache.Explain(t.Context(), "k") // connects
+			eventually(t, "there is a connection", func() bool { return cache.Explain(t.Context(), "k").Remote.Err == nil })
 			connected := proxy.count("GET")
 			switch step {
 			case "fetch":

@@ -27,7 +27,6 @@ func dialWire(t testing.TB, server *redistest.Server) *wire {
 	conn, err := net.Dial("tcp", server.Addr())
 	check(t, err)
 	t.Cleanup(func() { _ = conn.Close() })
-	check(t, conn.SetDeadline(time.Now().Add(patience)))
 	return &wire{conn: conn, from: bufio.NewReader(conn)}
 }
 
@@ -57,6 +56,7 @@ func (w *wire) send(t testing.TB, args ...string) {
 // receive returns the next message: a string, a list, a push, or nil.
 func (w *wire) receive(t testing.TB) any {
 	t.Helper()
+	check(t, w.conn.SetDeadline(time.Now().Add(patience)))
 	message, err := w.read()
 	check(t, err)
 	return message
@@ -170,7 +170,7 @@ func linkOf(t testing.TB, server *redistest.Server) string {
 // linkFields returns what CLIENT LIST says of that connection.
 func linkFields(t testing.TB, server *redistest.Server) map[string]string {
 	t.Helper()
-	list := text(t, server, "CLIENT", "LIST")
+	list := strings.TrimPrefix(text(t, server, "CLIENT", "LIST"), "txt:") // the format that a verbatim string begins with
 	for line := range strings.Lines(list) {
 		fields := make(map[string]string)
 		for field := range strings.FieldsSeq(line) {
