@@ -205,15 +205,14 @@ func (b *Bus) Subscribe(
 		s.cancel()
 		return nil, fmt.Errorf("broadcast: subscribe to %q: %w", topic, err)
 	}
-	go s.run()
 	l.setListening(1)
-
 	b.mu.Lock()
 	closing := b.closing
 	if !closing {
 		b.subscriptions[s] = struct{}{}
 	}
 	b.mu.Unlock()
+	go s.run()
 	if closing {
 		return nil, errors.Join(ErrClosed, s.Close(ctx))
 	}
@@ -226,7 +225,7 @@ func (b *Bus) isClosing() bool {
 	return b.closing
 }
 
-// forget takes a subscription that is closing off the books.
+// forget takes a subscription that has ended off the books.
 func (b *Bus) forget(s *Subscription) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

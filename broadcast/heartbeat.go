@@ -85,8 +85,8 @@ func (l *lane) wakeLocked() {
 	}
 }
 
-// sendHeartbeat announces the highest number that has been given out. While messages flow, they say it themselves. A
-// heartbeat that fails is not repeated: the next one says the same.
+// sendHeartbeat announces the highest number that has been given out. While messages flow, they say it themselves. One
+// that fails is tried again after an interval.
 func (l *lane) sendHeartbeat(ctx context.Context, leaving bool) {
 	l.mu.Lock()
 	l.beats++
@@ -106,7 +106,7 @@ func (l *lane) sendHeartbeat(ctx context.Context, leaving bool) {
 	}
 	interval := l.intervalLocked()
 	l.mu.Unlock()
-	defer l.yield()
+	defer l.yield() // after the lock below is released
 	if last == 0 && flags&flagListening == 0 {
 		return // nobody has heard of this origin on this topic
 	}
@@ -116,6 +116,9 @@ func (l *lane) sendHeartbeat(ctx context.Context, leaving bool) {
 	frame = binary.AppendUvarint(frame, uint64(interval/time.Millisecond))
 	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
 	defer cancel()
-	// The outcome is in the counters.
-	_ = l.send(ctx, Frame{Topic: l.topic, Data: seal(frame), Control: true})
+	if l.send(ctx, Frame{Topic: l.topic, Data: seal(frame), Control: true}) != nil {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.beats = 0
+	}
 }

@@ -80,28 +80,33 @@ func (l *lane) deliver(frame Frame, batch []*outgoing, err error) {
 	if err != nil {
 		outcome = l.undelivered(err)
 	}
-	size := 0
+	size, dropped := 0, 0
+	l.mu.Lock()
 	for _, o := range batch {
 		size += o.size
-		l.finish(o, outcome)
+		dropped += l.finishLocked(o, outcome)
 	}
+	l.mu.Unlock()
 	l.bus.outbox.release(len(batch), size)
+	l.logDropped(dropped, outcome)
 	l.news()
 }
 
 // expire tells those whose time is up, in the batch and behind it, and reports whether anybody in the batch has time left.
 func (l *lane) expire(batch []*outgoing, cause error) bool {
 	now := time.Now()
-	hope := false
+	outcome := l.undelivered(cause)
+	hope, dropped := false, 0
+	defer func() { l.logDropped(dropped, outcome) }()
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	for _, o := range batch {
 		if now.Before(o.deadline) {
 			hope = true
 		} else if o.done != nil {
-			l.finish(o, l.undelivered(cause))
+			l.finishLocked(o, outcome)
 		}
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	for len(l.queue) > 0 {
 		o := l.queue[0]
 		if o.record == nil || now.Before(o.deadline) {
@@ -114,31 +119,32 @@ func (l *lane) expire(batch []*outgoing, cause error) bool {
 			// Its publisher was told that it would be sent. Using a number up makes subscribers see that it was not.
 			l.sequence++
 		}
-		l.finishLocked(o, l.undelivered(cause))
+		dropped += l.finishLocked(o, outcome)
 	}
 	return hope
 }
 
-func (l *lane) finish(o *outgoing, outcome error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.finishLocked(o, outcome)
-}
-
-func (l *lane) finishLocked(o *outgoing, outcome error) {
-	if o.finished {
-		return
-	}
-	o.finished = true
+// finishLocked tells the outcome of a message, once. It returns 1 if that is a failure and nobody waits to hear it.
+func (l *lane) finishLocked(o *outgoing, outcome error) (dropped int) {
 	switch {
+	case o.finished:
 	case o.done != nil:
 		o.done <- outcome
 	case outcome != nil:
 		l.failure = outcome
-		l.bus.counters.undelivered.Add(1)
-		l.bus.options.Logger.LogAttrs(context.Background(), slog.LevelError, "broadcast: an enqueued message was not delivered",
-			slog.String("topic", l.topic), slog.Any("error", outcome))
+		dropped = 1
 	}
+	o.finished = true
+	return dropped
+}
+
+func (l *lane) logDropped(messages int, cause error) {
+	if messages == 0 {
+		return
+	}
+	l.bus.counters.undelivered.Add(uint64(messages))
+	l.bus.options.Logger.LogAttrs(context.Background(), slog.LevelError, "broadcast: enqueued messages were not delivered",
+		slog.String("topic", l.topic), slog.Int("messages", messages), slog.Any("error", cause))
 }
 
 func (l *lane) undelivered(cause error) error {

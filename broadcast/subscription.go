@@ -98,7 +98,6 @@ func (s *Subscription) Live() bool { return s.live.Load() }
 // If ctx ends first its error is returned, and the handler may still be running. Calling it again is harmless; called
 // from the subscription's own handler, with the handler's context, it does not wait for that handler.
 func (s *Subscription) Close(ctx context.Context) error {
-	s.bus.forget(s)
 	s.closing.Do(func() {
 		s.cancel()
 		s.queue.close()
@@ -122,6 +121,7 @@ func (s *Subscription) Close(ctx context.Context) error {
 // run calls the handler until the subscription is closed.
 func (s *Subscription) run() {
 	defer close(s.done)
+	defer s.bus.forget(s)
 	for {
 		next, ok := s.queue.pop()
 		if !ok {
