@@ -38,7 +38,7 @@
 // heartbeat's answers; past [Options.Deadline] that looks like a dead server, and the link is given up. Fence waits for two
 // round trips; callers share them.
 //
-// Goroutine-safety. All methods of a Tracker may be called from any goroutine, but Close and Fence never from a Handler.
+// Goroutine-safety. All methods of a Tracker may be called from any goroutine, but Close, Fence and Doubt never from a Handler.
 //
 // # What is not announced
 //

@@ -37,7 +37,7 @@ var (
 // ErrProbeRefused and ErrLinkDown, and the cause. It contains no password.
 type LinkError struct {
 	Address string // the server's, as configured
-	Step    string // the command, or "connect", "connection", "heartbeat", "AuthCredentialsFn", "probe"
+	Step    string // the command, or "connect", "connection", "heartbeat", "AuthCredentialsFn", "probe", "doubt"
 	Kind    error  // one of the sentinels of this package
 	Cause   error  // what the server, the network or the context said
 	Advice  string // what to do; may be empty

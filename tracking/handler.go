@@ -10,8 +10,8 @@ import "time"
 const MaxPushKeys = 1 << 17
 
 // A Handler receives what a link learns. Its methods are called one at a time, in order, never concurrently, whatever goroutine
-// they run on. None may block, do I/O, or call [Tracker.Fence] or [Tracker.Close]; [Tracker.Status] may be called. A handler
-// that panics ends the program: what it covers would be stale for ever otherwise.
+// they run on. None may block, do I/O, or call [Tracker.Fence], [Tracker.Doubt] or [Tracker.Close]; [Tracker.Status] may be
+// called. A handler that panics ends the program: what it covers would be stale for ever otherwise.
 type Handler interface {
 	// Live says that the link is live: every write acknowledged from now on will be passed to Invalidate or Flush. Nothing that
 	// was read before Live returned may be kept. asOf is a moment just before the call; it serves until the first Confirm.
