@@ -49,17 +49,25 @@ type Info struct {
 // Peek describes the entry of k, if there is one, servable or not. It is not counted as a read in any statistics; the
 // policy sees one more access to a resident key.
 func (v *View[V]) Peek(k Key) (Info, bool) {
+	_, info, ok := v.PeekValue(k)
+	return info, ok
+}
+
+// PeekValue is [View.Peek] with the value, whose address tells whether it is the one that an earlier Get returned.
+func (v *View[V]) PeekValue(k Key) (*V, Info, bool) {
 	cell := v.gate.cell(k)
 	cell.entered.Add(1)
 	defer cell.others.Add(1)
 	if v.cache.closed() {
-		return Info{}, false
+		return nil, Info{}, false
 	}
-	r, ok := v.cache.look(k)
+	r, _ := v.cache.look(k)
+	e, ok := r.(*entry[V])
 	if !ok {
-		return Info{}, false
+		return nil, Info{}, false
 	}
-	return v.cache.describe(r.head(), Now())
+	info, ok := v.cache.describe(&e.header, Now())
+	return &e.value, info, ok
 }
 
 // describe reports false if the cache has been closed.

@@ -53,11 +53,15 @@ func TestGetPointsIntoTheEntry(t *testing.T) {
 	c.Wait()
 	p, _ := v.Get(k, Now(), 0)
 	q, _ := v.Get(k, Now(), 0)
-	if p != q {
-		t.Error("two reads, two pointers")
+	peeked, info, ok := v.PeekValue(k)
+	if p != q || p != peeked || !ok || info.State != Servable {
+		t.Errorf("three reads: %p, %p, %p (%+v, %v)", p, q, peeked, info, ok)
 	}
 	v.Invalidate(k, Local)
 	c.Wait()
+	if peeked, _, ok := v.PeekValue(k); ok || peeked != nil {
+		t.Error("PeekValue finds what has been invalidated")
+	}
 	if *p != [4]int{1, 2, 3, 4} {
 		t.Errorf("%v", *p)
 	}
