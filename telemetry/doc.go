@@ -32,6 +32,9 @@
 //	nearcache.fills.rejected*            counter {fill}           nearcache.reason=invalidated|epoch|capacity
 //	nearcache.load.coalesced*            counter {request}        nearcache.cache, nearcache.scope=process|fleet
 //	nearcache.load.duration              histogram s              nearcache.cache, (error.type)
+//	nearcache.verifications*             counter {verification}   nearcache.cache, nearcache.result=coherent|wrong|unresolved|skipped
+//	nearcache.verification.consistency*  gauge 1                  nearcache.cache
+//	nearcache.verification.age           histogram s              nearcache.cache
 //	nearcache.tracking.reconnects*       counter {reconnect}      server.address, server.port
 //	nearcache.tracking.staleness*        gauge s                  server.address, server.port
 //	nearcache.tracking.fence.duration    histogram s              (error.type)

@@ -29,6 +29,7 @@ var (
 	databaseBounds  = []float64{.001, .005, .01, .05, .1, .5, 1, 5, 10}
 	messagingBounds = []float64{.005, .01, .025, .05, .075, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10}
 	loadBounds      = []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}
+	ageBounds       = []float64{.01, .1, 1, 5, 10, 30, 60, 300, 900, 3600, 14400, 86400}
 	linkBounds      = []float64{.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5}
 )
 
@@ -42,10 +43,13 @@ type instruments struct {
 	flushes       metric.Int64ObservableCounter
 	fillsRejected metric.Int64ObservableCounter
 	loadCoalesced metric.Int64ObservableCounter
+	verifications metric.Int64ObservableCounter
+	consistency   metric.Float64ObservableGauge
 	reconnects    metric.Int64ObservableCounter
 	staleness     metric.Float64ObservableGauge
 
 	loadDuration      metric.Float64Histogram
+	verificationAge   metric.Float64Histogram
 	fenceDuration     metric.Float64Histogram
 	invalidationLag   metric.Float64Histogram
 	operationDuration metric.Float64Histogram
@@ -76,6 +80,10 @@ func (i *instruments) create(meter metric.Meter) error {
 		"Fetched values that were returned to their caller but not stored.")
 	i.loadCoalesced = m.observableCounter("nearcache.load.coalesced", "{request}",
 		"Requests that waited for another's load instead of starting one.")
+	i.verifications = m.observableCounter("nearcache.verifications", "{verification}",
+		"Sampled answers of the local tier by what a comparison with Redis found.")
+	i.consistency = m.observableGauge("nearcache.verification.consistency", "1",
+		"Share of the compared answers of the local tier that were coherent with Redis, since the client's start.")
 	i.reconnects = m.observableCounter("nearcache.tracking.reconnects", "{reconnect}",
 		"Times that a tracking link was established again.")
 	i.staleness = m.observableGauge("nearcache.tracking.staleness", "s",
@@ -83,6 +91,8 @@ func (i *instruments) create(meter metric.Meter) error {
 
 	i.loadDuration = m.histogram("nearcache.load.duration", "s",
 		"Duration of loads from the source.", loadBounds)
+	i.verificationAge = m.histogram("nearcache.verification.age", "s",
+		"Time that what was found wrong had been in the local tier, and so the most that it had been wrong for.", ageBounds)
 	i.fenceDuration = m.histogram("nearcache.tracking.fence.duration", "s",
 		"Duration of fences: waits until every write acknowledged before them is applied.", linkBounds)
 	i.invalidationLag = m.histogram("nearcache.invalidation.lag", "s",
@@ -110,7 +120,7 @@ func (i *instruments) create(meter metric.Meter) error {
 func (i *instruments) observable() []metric.Observable {
 	return []metric.Observable{
 		i.requests, i.itemCount, i.memoryUsage, i.memoryLimit, i.evictions, i.invalidations, i.flushes, i.fillsRejected,
-		i.loadCoalesced, i.reconnects, i.staleness,
+		i.loadCoalesced, i.verifications, i.consistency, i.reconnects, i.staleness,
 	}
 }
 

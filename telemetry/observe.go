@@ -31,6 +31,7 @@ type CacheSnapshot struct {
 	Name                  string  // nearcache.cache
 	Local, Remote, Source Results // nearcache.requests by nearcache.tier: L1, Redis, the loader
 	Coalesced             Coalesced
+	Verification          Verification
 }
 
 // Results counts requests to one tier by what they found there (nearcache.result).
@@ -90,6 +91,15 @@ type Flushes struct {
 type Coalesced struct {
 	Process int64
 	Fleet   int64
+}
+
+// Verification counts sampled answers of the local tier by what a comparison with Redis found (nearcache.result).
+type Verification struct {
+	Enabled    bool  // answers are sampled; otherwise nothing of it is reported
+	Coherent   int64 // what Redis held too
+	Wrong      int64 // what should have been invalidated
+	Unresolved int64 // it left the local tier before it could be compared, or there was nothing to compare with
+	Skipped    int64 // more than may be compared
 }
 
 // LinkSnapshot is the state of one tracking link.

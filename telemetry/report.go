@@ -54,6 +54,8 @@ func (t *Telemetry) linkOptions(server Server) []metric.ObserveOption {
 type cacheSeries struct {
 	local, remote, source breakdown
 	coalesced             breakdown
+	verifications         breakdown
+	plain                 []metric.ObserveOption
 }
 
 func (t *Telemetry) newCacheSeries(cache string) *cacheSeries {
@@ -68,6 +70,9 @@ func (t *Telemetry) newCacheSeries(cache string) *cacheSeries {
 		source: tier("source"),
 		coalesced: newBreakdown(scopeKey, []string{string(ScopeProcess), string(ScopeFleet)},
 			t.nameAttr, cacheAttr),
+		verifications: newBreakdown(resultKey, []string{"coherent", "wrong", "unresolved", "skipped"},
+			t.nameAttr, cacheAttr),
+		plain: observeOptions(t.nameAttr, cacheAttr),
 	}
 }
 
@@ -76,6 +81,14 @@ func (c *cacheSeries) report(to metric.Observer, i *instruments, s *CacheSnapsho
 	c.remote.report(to, i.requests, s.Remote.values()...)
 	c.source.report(to, i.requests, s.Source.values()...)
 	c.coalesced.report(to, i.loadCoalesced, s.Coalesced.Process, s.Coalesced.Fleet)
+	v := &s.Verification
+	if !v.Enabled {
+		return
+	}
+	c.verifications.report(to, i.verifications, v.Coherent, v.Wrong, v.Unresolved, v.Skipped)
+	if compared := v.Coherent + v.Wrong; compared > 0 {
+		to.ObserveFloat64(i.consistency, float64(v.Coherent)/float64(compared), c.plain...)
+	}
 }
 
 func (r *Results) values() []int64 {

@@ -62,6 +62,7 @@ type Telemetry struct {
 	publishes memo[Destination, *series]
 	processes memo[Destination, *series]
 	lags      memo[Server, *series]
+	ages      memo[string, *series]
 	fences    *series
 
 	mu        sync.Mutex

@@ -159,6 +159,7 @@ func TestWithoutSDK(t *testing.T) {
 		}, 1},
 		"fence": {func() { telemetry.Fence(ctx, 1, nil) }, 0},
 		"lag":   {func() { telemetry.InvalidationLag(ctx, server, 1) }, 0},
+		"age":   {func() { telemetry.VerificationAge(ctx, "users", 1) }, 0},
 		"follow": {func() {
 			_, l := telemetry.StartLoad(ctx, "users")
 			_, f := telemetry.StartFollow(ctx, "users", ScopeProcess, l.SpanContext())

@@ -16,6 +16,7 @@ var (
 	databaseBounds  = []float64{.001, .005, .01, .05, .1, .5, 1, 5, 10}
 	messagingBounds = []float64{.005, .01, .025, .05, .075, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10}
 	loadBounds      = []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}
+	ageBounds       = []float64{.01, .1, 1, 5, 10, 30, 60, 300, 900, 3600, 14400, 86400}
 	linkBounds      = []float64{.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5}
 )
 
@@ -39,6 +40,10 @@ func TestHistograms(t *testing.T) {
 		}},
 		"nearcache.invalidation.lag": {linkBounds, func(ctx context.Context, s *sdk) context.Context {
 			s.InvalidationLag(ctx, server, took)
+			return ctx
+		}},
+		"nearcache.verification.age": {ageBounds, func(ctx context.Context, s *sdk) context.Context {
+			s.VerificationAge(ctx, "users", took)
 			return ctx
 		}},
 		"db.client.operation.duration": {databaseBounds, func(ctx context.Context, s *sdk) context.Context {

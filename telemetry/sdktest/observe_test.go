@@ -21,6 +21,8 @@ func full(s *telemetry.Snapshot) {
 		Remote:    telemetry.Results{Hit: 6, Miss: 7, Stale: 8, Negative: 9, Bypass: 10},
 		Source:    telemetry.Results{Hit: 11, Miss: 12, Stale: 13, Negative: 14, Bypass: 15},
 		Coalesced: telemetry.Coalesced{Process: 29, Fleet: 30},
+
+		Verification: telemetry.Verification{Enabled: true, Coherent: 300, Wrong: 100, Unresolved: 41, Skipped: 42},
 	})
 	s.Store = telemetry.StoreSnapshot{
 		Items:     16,
@@ -80,6 +82,11 @@ nearcache.flushes counter {flush} {nearcache.name=CLIENT nearcache.reason=overfl
 nearcache.flushes counter {flush} {nearcache.name=CLIENT nearcache.reason=flushall} 36
 nearcache.flushes counter {flush} {nearcache.name=CLIENT nearcache.reason=topology} 37
 nearcache.flushes counter {flush} {nearcache.name=CLIENT nearcache.reason=manual} 38
+nearcache.verifications counter {verification} {nearcache.cache=users nearcache.name=CLIENT nearcache.result=coherent} 300
+nearcache.verifications counter {verification} {nearcache.cache=users nearcache.name=CLIENT nearcache.result=wrong} 100
+nearcache.verifications counter {verification} {nearcache.cache=users nearcache.name=CLIENT nearcache.result=unresolved} 41
+nearcache.verifications counter {verification} {nearcache.cache=users nearcache.name=CLIENT nearcache.result=skipped} 42
+nearcache.verification.consistency gauge 1 {nearcache.cache=users nearcache.name=CLIENT} 0.75
 nearcache.tracking.reconnects counter {reconnect} {nearcache.name=CLIENT server.address=127.0.0.1 server.port=6379} 39
 nearcache.tracking.staleness gauge s {nearcache.name=CLIENT server.address=127.0.0.1 server.port=6379} 0.25
 nearcache.tracking.reconnects counter {reconnect} {nearcache.name=CLIENT server.address=/run/redis.sock} 40
@@ -122,6 +129,30 @@ func TestZeroesAreReportedFromTheStart(t *testing.T) {
 	if want := 15 + 1 + 3 + 6 + 3 + 2 + 5 + 2; zeroes != want {
 		t.Errorf("%d series of a client that did nothing, want %d", zeroes, want)
 	}
+}
+
+// TestVerificationIsReportedWhereItHappens has zeroes from the start, and no share of nothing.
+func TestVerificationIsReportedWhereItHappens(t *testing.T) {
+	s := newSDK(t, telemetry.Options{})
+	enabled := false
+	observe(t, s.Telemetry, func(s *telemetry.Snapshot) {
+		s.Caches = append(s.Caches, telemetry.CacheSnapshot{Name: "users", Verification: telemetry.Verification{Enabled: enabled}})
+	})
+	verifying := func() (lines []string) {
+		for _, line := range s.series(t) {
+			if strings.HasPrefix(line, "nearcache.verification") {
+				lines = append(lines, line)
+			}
+		}
+		return lines
+	}
+	compare(t, verifying(), nil)
+	enabled = true
+	var zeroes []string
+	for _, result := range []string{"coherent", "wrong", "unresolved", "skipped"} {
+		zeroes = append(zeroes, "nearcache.verifications counter {verification} {nearcache.cache=users nearcache.name=default nearcache.result="+result+"} 0")
+	}
+	compare(t, verifying(), zeroes)
 }
 
 // TestClientsAndCachesStayApart has two clients of one name with caches of one name.
