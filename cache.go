@@ -23,8 +23,9 @@ type Cache[V any] struct {
 	counts  counts
 	nilable bool
 
-	// staleness is Options.MaxStaleness, here for the path of a hit.
+	// staleness is Options.MaxStaleness, and sampling Options.Verify, here for the path of a hit.
 	staleness time.Duration
+	sampling  sampling
 }
 
 // record is what L1 holds: a value, or that there is none.
@@ -49,6 +50,7 @@ func New[V any](client *Client, config Config[V]) (*Cache[V], error) {
 		view:      localcache.NewView[record[V]](client.local, config.Name),
 		nilable:   nilable[V](),
 		staleness: client.options.MaxStaleness,
+		sampling:  newSampling(client.options.Verify.SampleRate),
 	}
 	if client.options.withoutRedis() {
 		c.staleness = math.MaxInt64 // nothing could confirm a bound
@@ -72,6 +74,9 @@ func (c *Cache[V]) Get(ctx context.Context, key string, options ...ReadOption) (
 	q := c.query(options)
 	found, result := c.view.Get(k, q.began, q.notBefore)
 	if result == localcache.Hit && !found.absent {
+		if c.sampling.picks(k, q.began) {
+			c.sample(key, k, found)
+		}
 		return found.value, nil
 	}
 	return c.miss(ctx, key, k, q, found, result)
@@ -134,6 +139,9 @@ func (c *Cache[V]) lookAgain(ctx context.Context, key string, k localcache.Key, 
 				}
 			}
 		}
+	}
+	if result == localcache.Hit && c.sampling.picks(k, q.began) {
+		c.sample(key, k, found)
 	}
 	switch {
 	case result == localcache.Hit && !found.absent:

@@ -29,9 +29,12 @@ type Client struct {
 	telemetry *telemetry.Telemetry
 	logger    *slog.Logger
 	remote    remote
+	verifier  *verifier // nil unless Options.Verify asks for one
+	canary    *canary   // nil unless Options.Canary asks for one
 
 	caches     caches
 	loads      loads
+	background background
 	closed     atomic.Bool
 	closedDone chan struct{}
 	flushes    struct{ reconnect, flushAll atomic.Int64 }
@@ -74,6 +77,12 @@ func Open(ctx context.Context, options Options) (*Client, error) {
 	}
 	c.closedDone = make(chan struct{})
 	c.remote.timeout, c.remote.telemetry, c.remote.linkLive = options.RemoteTimeout, instruments, c.shard.Live
+	if options.Verify.SampleRate > 0 {
+		c.verifier = newVerifier(options.Verify)
+	}
+	if options.Canary > 0 {
+		c.canary = newCanary(c)
+	}
 	c.loads.init()
 	connect := c.connect
 	if options.withoutRedis() {
@@ -85,6 +94,12 @@ func Open(ctx context.Context, options Options) (*Client, error) {
 	}
 	if err != nil {
 		return nil, errors.Join(err, c.disconnect(ctx))
+	}
+	if c.verifier != nil {
+		c.background.start(c.verifier.run)
+	}
+	if c.canary != nil {
+		c.background.start(c.canary.run)
 	}
 	return c, nil
 }
@@ -111,6 +126,9 @@ func (c *Client) connect(ctx context.Context) error {
 		return fmt.Errorf("nearcache: %w", err)
 	}
 	c.link = tracker
+	if c.canary != nil {
+		c.canary.tracker = tracker
+	}
 	// After the link, because it takes no context: whether the server answers at all is known by now.
 	if c.redis, err = rueidis.NewClient(c.options.Redis); err != nil {
 		return fmt.Errorf("nearcache: cannot connect to Redis at %q: %w: start a server there or correct Options.Redis", c.options.Redis.InitAddress, err)
@@ -150,7 +168,7 @@ func (c *Client) Close(ctx context.Context) error {
 	if c.closed.CompareAndSwap(false, true) {
 		defer close(c.closedDone)
 		c.shard.Suspend()
-		err := c.loads.close(ctx, c.options.RemoteTimeout)
+		err := errors.Join(c.background.stop(ctx), c.loads.close(ctx, c.options.RemoteTimeout))
 		c.caches.wakeAll()
 		return errors.Join(err, c.disconnect(ctx))
 	}
@@ -205,14 +223,20 @@ func (h *linkHandler) Live(asOf time.Time) {
 	h.shard.Renew(localcache.At(asOf))
 	h.flushes.reconnect.Add(1)
 	(*Client)(h).remote.reachable()
+	h.canary.renewed()
 	h.caches.wakeAll()
 }
 
-func (h *linkHandler) Invalidate(key string) { (*Client)(h).invalidate(key, localcache.Tracking) }
+func (h *linkHandler) Invalidate(key string) {
+	if !h.canary.pushed(key) {
+		(*Client)(h).invalidate(key, localcache.Tracking)
+	}
+}
 
 func (h *linkHandler) Flush() {
 	h.shard.Renew(h.shard.AsOf())
 	h.flushes.flushAll.Add(1)
+	h.canary.moot()
 	h.caches.wakeAll()
 }
 
@@ -222,6 +246,7 @@ func (h *linkHandler) Lost(error) {
 	} else {
 		h.shard.Suspend()
 	}
+	h.canary.moot()
 	h.caches.wakeAll()
 }
 

@@ -30,6 +30,9 @@ func (c *Cache[V]) GetMany(ctx context.Context, keys []string, options ...ReadOp
 		k := c.view.Key(key)
 		found, result := c.view.Get(k, q.began, q.notBefore)
 		if result == localcache.Hit && !found.absent {
+			if c.sampling.picks(k, q.began) {
+				c.sample(key, k, found)
+			}
 			items[key] = found.value
 			continue
 		}

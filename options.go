@@ -85,6 +85,18 @@ type Options struct {
 	// StaleLimit bounds the staleness that ServeStale accepts; required with it, and at least MaxStaleness.
 	StaleLimit time.Duration
 
+	// Verify compares a sample of what L1 serves with Redis, off the path of the reads, to see what the promise is worth in this very
+	// fleet. What is wrong is evicted, counted in CacheStats.Verify and in telemetry (nearcache.verifications, and its age in
+	// nearcache.verification.age), and logged. Default: nothing is compared, nothing runs, and a hit pays for no more than to see that.
+	Verify Verify
+
+	// Canary is how often this client writes a key of its own, the first prefix followed by "nearcache:canary:" and a random name, to
+	// see its push on the link. The time between is recorded (nearcache.invalidation.lag, LinkStats.CanaryLag). If the push has not come
+	// within MaxStaleness, nor by the end of a fence after that, the link is given up as if it had failed, and the reason is in Health until a
+	// new one is live. Each push goes to all nodes of the fleet, so a fleet of n nodes gets n² pushes an interval. Default 0: never; from
+	// 10 ms to 1 hour. The user needs the right to write the key.
+	Canary time.Duration
+
 	// Name tells this client from others of the process in telemetry, as nearcache.name. Default "default".
 	Name string
 
@@ -97,8 +109,8 @@ type Options struct {
 	// stored a moment later otherwise, or, if it is busy, not at all. It makes misses slower. Default false.
 	SettleFills bool
 
-	// Logger gets one line for each change of state: the link lost and live again, values that do not decode. It never gets a value
-	// or a secret. Default: nothing is logged.
+	// Logger gets one line for each change of state: the link lost and live again, values that do not decode, what Verify finds. It never
+	// gets a value or a secret. Default: nothing is logged.
 	Logger *slog.Logger
 }
 
@@ -115,6 +127,7 @@ func (o Options) withDefaults() Options {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
+	o.Verify = o.Verify.withDefaults()
 	if o.withoutRedis() {
 		return o
 	}
@@ -159,6 +172,17 @@ func (o Options) validate() error {
 	}
 	if err := checkRange("Options.RemoteTimeout", o.RemoteTimeout, time.Millisecond, time.Minute); err != nil {
 		return err
+	}
+	if err := o.Verify.validate(o.withoutRedis()); err != nil {
+		return err
+	}
+	if o.Canary != 0 {
+		if o.withoutRedis() {
+			return optionError("Canary", o.Canary, "needs Redis to announce it: leave it out")
+		}
+		if err := checkRange("Options.Canary", o.Canary, 10*time.Millisecond, time.Hour); err != nil {
+			return err
+		}
 	}
 	switch o.OnDisconnect {
 	case BypassLocal, FailReads:

@@ -34,6 +34,8 @@ type CacheStats struct {
 	LoadErrors    uint64 // those that failed otherwise
 	Unstored      uint64 // loaded, and not stored because the key was written meanwhile or Redis did not answer
 	Undecodable   uint64 // values in Redis that the codec did not take
+
+	Verify VerifyStats // what Options.Verify found
 }
 
 // LinkStats is the state of the invalidation link.
@@ -43,6 +45,7 @@ type LinkStats struct {
 	Epoch      uint64        // grows with each reconnect and flush; 0 while the link is down
 	Staleness  time.Duration // age of the last instant of which all writes are known
 	Reconnects uint64
+	CanaryLag  time.Duration // from the last canary's write to its push; 0 if there was none: see Options.Canary
 }
 
 // counts are what a cache counts off the path of a hit; hits and misses are counted by its view.
@@ -56,6 +59,7 @@ type counts struct {
 	unstored, undecodable                 atomic.Uint64
 
 	undecodableLog oncePerSecond
+	verify         verifyCounts
 }
 
 // oncePerSecond keeps a log from repeating itself.
@@ -85,6 +89,7 @@ func (c *Cache[V]) stats() CacheStats {
 		LoadErrors:      n.loadErrors.Load(),
 		Unstored:        n.unstored.Load(),
 		Undecodable:     n.undecodable.Load(),
+		Verify:          n.verify.stats(),
 	}
 }
 
@@ -107,6 +112,7 @@ func (c *Client) linkStats() LinkStats {
 		Epoch:      c.shard.Epoch(),
 		Staleness:  localcache.Now().Sub(c.shard.AsOf()),
 		Reconnects: status.Reconnects,
+		CanaryLag:  c.canary.lastLag(),
 	}
 }
 
@@ -146,6 +152,11 @@ func (c *Client) observe(snapshot *telemetry.Snapshot) {
 			Remote:    telemetry.Results{Hit: int64(n.RemoteHits), Miss: int64(n.RemoteMisses), Negative: int64(n.RemoteNegatives)},
 			Source:    telemetry.Results{Hit: int64(n.Loads - n.LoadErrors - n.LoadNegatives), Negative: int64(n.LoadNegatives)},
 			Coalesced: telemetry.Coalesced{Process: int64(n.Coalesced), Fleet: int64(n.LeaseWaits)},
+			Verification: telemetry.Verification{
+				Enabled:  c.verifier != nil,
+				Coherent: int64(n.Verify.Coherent), Wrong: int64(n.Verify.Wrong),
+				Unresolved: int64(n.Verify.Unresolved), Skipped: int64(n.Verify.Skipped),
+			},
 		})
 	}
 	local := c.local.Stats()

@@ -32,6 +32,7 @@ func NewClientOn(t testing.TB, network *broadcast.Network, options nearcache.Opt
 	}
 	cleanUp(t, "bus", bus.Close)
 	options.Redis, options.Bus, options.SettleFills = rueidis.ClientOption{}, bus, true
+	options.Verify, options.Canary = nearcache.Verify{}, 0
 	client, err := nearcache.Open(t.Context(), options)
 	if err != nil {
 		t.Fatalf("nearcachetest: %v", err)

@@ -49,6 +49,7 @@ func TestNewClient(t *testing.T) {
 	// The options of production go in as they are.
 	production := nearcache.Options{Prefixes: []string{"counted:"}, MaxBytes: 1 << 20, OnDisconnect: nearcache.FailReads}
 	production.Redis.InitAddress = []string{"redis.example:6379"}
+	production.Verify.SampleRate, production.Canary = 0.001, time.Second
 	cache := newCounted(t, nearcachetest.NewClient(t, production), source)
 	for range 100 {
 		cache.reads(t, "old", 1)

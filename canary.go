@@ -1,0 +1,161 @@
+package nearcache
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-nearcache/nearcache/localcache"
+	"github.com/go-nearcache/nearcache/tracking"
+)
+
+// canaryLife is how long a canary's key outlives its writer, besides two intervals. While the canary is alive the key never expires: the
+// push of an expiry could be taken for that of a write.
+const canaryLife = time.Minute
+
+// A canary writes a key over a data connection, again and again, and waits for its push on the link: see Options.Canary.
+type canary struct {
+	client   *Client
+	tracker  *tracking.Tracker
+	key      string
+	interval time.Duration
+	patience time.Duration
+	live     chan struct{} // holds a token when the link has become live
+
+	current  atomic.Pointer[song]
+	lag      atomic.Int64
+	reported string // the failure to write that was logged last
+}
+
+func newCanary(client *Client) *canary {
+	return &canary{
+		client:   client,
+		key:      client.options.Prefixes[0] + "nearcache:canary:" + rand.Text(),
+		interval: client.options.Canary,
+		patience: client.options.MaxStaleness,
+		live:     make(chan struct{}, 1),
+	}
+}
+
+// A song is one write and the wait for its push.
+type song struct {
+	sent  localcache.Instant
+	once  sync.Once
+	ended chan struct{}
+	lag   time.Duration // until the push; 0 if there is nothing to learn: everything was flushed, or the link was lost
+}
+
+func (s *song) end(lag time.Duration) {
+	s.once.Do(func() {
+		s.lag = lag
+		close(s.ended)
+	})
+}
+
+// pushed takes note of a push on the goroutine that reads the link, and reports whether it was the canary's own.
+func (c *canary) pushed(key string) bool {
+	if c == nil || key != c.key {
+		return false
+	}
+	if s := c.current.Load(); s != nil {
+		s.end(max(localcache.Now().Sub(s.sent), 1))
+	}
+	return true
+}
+
+// moot ends the wait for a push that need not come any more.
+func (c *canary) moot() {
+	if c == nil {
+		return
+	}
+	if s := c.current.Load(); s != nil {
+		s.end(0)
+	}
+}
+
+// renewed has the new link tried at once: the old one may have been given up because of this canary.
+func (c *canary) renewed() {
+	if c == nil {
+		return
+	}
+	c.moot()
+	select {
+	case c.live <- struct{}{}:
+	default:
+	}
+}
+
+func (c *canary) run(ctx context.Context) {
+	tick := time.NewTicker(c.interval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-c.live:
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		if status := c.tracker.Status(); status.Live {
+			c.sing(ctx, status.Epoch)
+		}
+	}
+}
+
+// sing writes once. If the push does not come, a fence tells late from lost: a server that is slow is not accused. What is known then
+// is known of the link of that epoch; if there is another one by now, its loss has ended the song.
+func (c *canary) sing(ctx context.Context, epoch uint64) {
+	s := &song{sent: localcache.Now(), ended: make(chan struct{})}
+	c.current.Store(s)
+	defer c.current.Store(nil)
+	err := c.client.remote.set(ctx, c.key, nil, canaryLife+2*c.interval)
+	c.reportWrite(ctx, err)
+	if err != nil {
+		return
+	}
+	patience := time.NewTimer(c.patience)
+	defer patience.Stop()
+	select {
+	case <-s.ended:
+	case <-patience.C:
+		if c.client.fenceShortly(ctx) != nil {
+			return
+		}
+	case <-ctx.Done():
+		return
+	}
+	select {
+	case <-s.ended:
+		if s.lag > 0 {
+			c.lag.Store(int64(s.lag))
+			c.client.telemetry.InvalidationLag(ctx, c.client.remote.server, s.lag)
+		}
+	default:
+		c.tracker.Doubt(epoch, fmt.Errorf("%w: waited for %v and fenced", errCanaryUnheard, c.patience))
+	}
+}
+
+var errCanaryUnheard = errors.New("nearcache: the server acknowledged the canary's write and did not announce it (Options.Canary)")
+
+// reportWrite logs why the canary cannot be written, once for each reason.
+func (c *canary) reportWrite(ctx context.Context, err error) {
+	switch {
+	case err == nil:
+		c.reported = ""
+	case ctx.Err() == nil && err.Error() != c.reported:
+		c.reported = err.Error()
+		c.client.logger.LogAttrs(ctx, slog.LevelWarn, "nearcache: the canary cannot be written", slog.String("error", c.reported))
+	}
+}
+
+// lastLag is the newest measurement, or 0.
+func (c *canary) lastLag() time.Duration {
+	if c == nil {
+		return 0
+	}
+	return time.Duration(c.lag.Load())
+}
