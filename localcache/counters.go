@@ -58,7 +58,8 @@ type gateCell struct {
 	misses  atomic.Uint64
 	stale   atomic.Uint64
 	others  atomic.Uint64
-	_       [24]byte
+	front   atomic.Uint64 // hits that did not enter the store
+	_       [16]byte
 }
 
 func newGate() gate { return gate{cells: make([]gateCell, cellCount())} }

@@ -7,15 +7,19 @@ import "sync/atomic"
 // common header to the value, would cost it a cache miss.
 type resident interface {
 	head() *header
+	release() // from its view's front
 }
 
 // entry is one allocation: the header and the value inline.
 type entry[V any] struct {
 	header
+	front *front[V]
 	value V
 }
 
-// header is immutable but for its two flags.
+func (e *entry[V]) release() { e.front.release(e) }
+
+// header is immutable but for its flags and confirmed.
 type header struct {
 	hi, lo     uint64  // the key; hi is verified by every read, lo addresses the store
 	generation uint64  // of the key's stripe, from the token
@@ -33,6 +37,9 @@ type header struct {
 	// gone is set once, by whoever is first to know that the entry leaves or has left the store: the store reports some
 	// departures twice.
 	gone atomic.Bool
+
+	// confirmed is a generation of the key's stripe, read before a look-up that found the entry good: see front.
+	confirmed atomic.Uint64
 }
 
 func (h *header) head() *header { return h }
@@ -65,6 +72,7 @@ func (c *Cache) depart(r resident, why departure) bool {
 	if !h.gone.CompareAndSwap(false, true) {
 		return false
 	}
+	r.release()
 	c.items.Add(-1)
 	c.bytes.Add(-h.cost)
 	c.departed[why].Add(1)

@@ -79,6 +79,8 @@ type stalled struct {
 	resume  chan struct{}
 }
 
+func (*stalled) release() {}
+
 func (s *stalled) head() *header {
 	s.once.Do(func() { close(s.reached) })
 	<-s.resume

@@ -143,6 +143,17 @@ func TestShardConcurrently(t *testing.T) {
 // TestStalenessUnderOutages checks the bound itself: a read that is content with what was true at notBefore never gets
 // what had been overwritten by then, while the link that announces the writes freezes and comes back.
 func TestStalenessUnderOutages(t *testing.T) {
+	// On a machine that is busy enough nothing becomes visible before it is overwritten.
+	for range 20 {
+		if readUnderOutages(t) > 0 || t.Failed() {
+			return
+		}
+	}
+	t.Error("no hits: this run shows nothing")
+}
+
+// readUnderOutages returns the number of hits.
+func readUnderOutages(t *testing.T) int64 {
 	c, s := open(t, Options{})
 	v := NewView[uint64](c, "v")
 	k := v.Key("k")
@@ -205,8 +216,6 @@ func TestStalenessUnderOutages(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if hits.Load() == 0 {
-		t.Error("no hits: this run shows nothing")
-	}
 	checkBooks(t, c)
+	return hits.Load()
 }

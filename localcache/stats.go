@@ -88,7 +88,7 @@ func (v *View[V]) Lookups() Lookups {
 	var l Lookups
 	for i := range v.gate.cells {
 		cell := &v.gate.cells[i]
-		l.Hits += cell.hits.Load()
+		l.Hits += cell.hits.Load() + cell.front.Load()
 		l.Misses += cell.misses.Load()
 		l.Stale += cell.stale.Load()
 	}

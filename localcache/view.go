@@ -12,6 +12,7 @@ import (
 type View[V any] struct {
 	cache    *Cache
 	gate     gate
+	front    front[V]
 	hi, lo   maphash.Seed
 	overhead int64 // what an entry costs besides its payload
 	id       uint32
@@ -27,6 +28,7 @@ func NewView[V any](c *Cache, name string) *View[V] {
 	v := &View[V]{
 		cache:    c,
 		gate:     newGate(),
+		front:    newFront[V](c.maxBytes),
 		hi:       maphash.MakeSeed(),
 		lo:       maphash.MakeSeed(),
 		overhead: allocated(int(unsafe.Sizeof(entry[V]{}))) + slotBytes,
@@ -88,12 +90,35 @@ func (r Result) String() string {
 func (v *View[V]) Get(k Key, now, notBefore Instant) (*V, Result) {
 	c := v.cache
 	cell := v.gate.cell(k)
+	table := c.shards.Load() // before everything; see shardTable
+	if table == nil {
+		return nil, Miss
+	}
+	generation := c.stripe(k).Load() // before the entry; see front
+	e := v.front.place(k).Load()
+	if e == nil || e.lo != k.lo || e.hi != k.hi || e.confirmed.Load() != generation || now >= e.deadline || int(e.shard) >= len(*table) {
+		return v.getStored(k, now, notBefore)
+	}
+	if shard := &(*table)[e.shard]; e.epoch != shard.epoch || shard.asOf < notBefore {
+		return v.getStored(k, now, notBefore)
+	}
+	if cell.front.Add(1)%frontSample == 0 {
+		v.touch(k)
+	}
+	return &e.value, Hit
+}
+
+// getStored is Get without the front.
+func (v *View[V]) getStored(k Key, now, notBefore Instant) (*V, Result) {
+	c := v.cache
+	cell := v.gate.cell(k)
 	cell.entered.Add(1)
 	table := c.shards.Load() // before the look-up; see shardTable
 	if table == nil {
 		cell.misses.Add(1)
 		return nil, Miss
 	}
+	generation := c.stripe(k).Load() // before the look-up; see front
 	r, _ := c.store.Get(k.lo)
 	e, ok := r.(*entry[V])
 	if !ok || e.hi != k.hi || now >= e.deadline || int(e.shard) >= len(*table) {
@@ -118,8 +143,18 @@ func (v *View[V]) Get(k Key, now, notBefore Instant) (*V, Result) {
 		cell.stale.Add(1)
 		return &e.value, Stale
 	}
-	cell.hits.Add(1)
+	v.front.offer(e, generation, cell.hits.Add(1))
 	return &e.value, Hit
+}
+
+// touch has the store count an access to a key that the front answers for.
+func (v *View[V]) touch(k Key) {
+	cell := v.gate.cell(k)
+	cell.entered.Add(1)
+	defer cell.others.Add(1)
+	if !v.cache.closed() {
+		v.cache.store.Get(k.lo)
+	}
 }
 
 // FillResult says what became of a value.
@@ -198,6 +233,7 @@ func (v *View[V]) fill(k Key, t Token, value V, deadline Instant, cost int64) Fi
 			shard:      t.shard.index,
 			view:       v.id,
 		},
+		front: &v.front,
 		value: value,
 	}
 	if !c.store.Set(k.lo, e, cost) {
@@ -257,9 +293,10 @@ func (v *View[V]) Invalidate(k Key, cause Cause) (evicted bool) {
 	}
 	// This order is what the whole package rests on. An entry that is not in the store by the time of the look-up
 	// carries an older generation into it and is never served. One that is there, sealed or about to be, is removed, and
-	// the store does not take the same pointer in again.
+	// the store does not take the same pointer in again. The second move is for the front.
 	c.stripe(k).Add(1)
 	evicted = v.remove(k)
+	c.stripe(k).Add(1)
 	if evicted {
 		c.evicted[cause].Add(1)
 		c.recent.note(k, cause)

@@ -1,0 +1,51 @@
+package localcache
+
+import "sync/atomic"
+
+// A front is a small index of the entries of one view that reads have found good, looked at before the store: most hits of
+// hot keys end here, in half the time. A key has one place in it.
+//
+// It rests on the stripe's generation alone. A read notes the generation, then looks the key up in the store, and confirms
+// the entry with that generation if it may be served. Invalidate moves the generation before it deletes and again after. So
+// while the generation is still the noted one, no invalidation of the key has returned since it was noted: one that had
+// moved it before is one that had deleted, or, if it was still about to, it moves it once more before it returns.
+type front[V any] struct {
+	places []atomic.Pointer[entry[V]]
+}
+
+const (
+	// frontShare is how many bytes of the cache's budget go to one place of 8 bytes.
+	frontShare = 8 << 10
+
+	// frontSample is how many hits the store's policy is told of one of, and how many hits of a key in the store it takes
+	// for the key to take another's place: two hot keys of one place would write to it for ever.
+	frontSample = 8
+)
+
+func newFront[V any](maxBytes int64) front[V] {
+	n := min(max(powerOfTwoUpTo(maxBytes/frontShare), 256), 65536)
+	return front[V]{places: make([]atomic.Pointer[entry[V]], n)}
+}
+
+func (f *front[V]) place(k Key) *atomic.Pointer[entry[V]] {
+	return &f.places[k.lo&uint64(len(f.places)-1)]
+}
+
+// offer puts an entry that was found good into its place. The generation was read before the entry was looked up; hits is the
+// number of hits of this key and its neighbours.
+func (f *front[V]) offer(e *entry[V], generation, hits uint64) {
+	place := f.place(Key{hi: e.hi, lo: e.lo})
+	switch occupant := place.Load(); {
+	case occupant == e:
+		e.confirmed.Store(generation)
+	case occupant == nil, hits%frontSample == 0:
+		e.confirmed.Store(generation)
+		place.Store(e)
+		if e.gone.Load() {
+			f.release(e) // it left the store before it was here to be released
+		}
+	}
+}
+
+// release forgets an entry that leaves the store, so that its memory is free.
+func (f *front[V]) release(e *entry[V]) { f.place(Key{hi: e.hi, lo: e.lo}).CompareAndSwap(e, nil) }
