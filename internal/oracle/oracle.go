@@ -56,7 +56,10 @@ func New(options Options) *Oracle {
 		k := &o.keys[i]
 		k.sourced = options.Sourced(i)
 		k.forgotten = math.MinInt64
-		k.writes = []write{{absent: true, certain: true, node: Outside, invoked: math.MinInt64, applied: math.MinInt64, overwritten: never}}
+		k.writes = []write{{
+			absent: true, certain: true, node: Outside,
+			invoked: math.MinInt64, returned: math.MinInt64, applied: math.MinInt64, overwritten: never,
+		}}
 		k.seen = make([]sighting, options.Nodes)
 		for node := range k.seen {
 			k.seen[node].ended = never

@@ -448,7 +448,7 @@ func TestReport(t *testing.T) {
 func TestSamplesHoldEveryWriteAroundTheirReads(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var histories []History
-		o := New(Options{Keys: 2, Nodes: 1, Sample: Sampling{Every: 1, Reads: 4, Take: func(h History) { histories = append(histories, h) }}})
+		o := New(Options{Keys: 2, Nodes: 1, Sample: Sampling{Keys: 2, Reads: 4, Take: func(h History) { histories = append(histories, h) }}})
 		r := o.Reader(0, Fresh, 0)
 		write := func() Write {
 			w, _ := o.Begin(Outside, 1, Change{})

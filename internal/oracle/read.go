@@ -121,12 +121,7 @@ func (k *key) judgeAbsent(r *Read) (v verdict) {
 		if !w.absent && !w.mayHaveExpired(r.Ended) {
 			continue
 		}
-		rule := Kept
-		if w.absent {
-			rule = k.broken(r, w)
-		} else {
-			rule = k.outdated(r, w)
-		}
+		rule := k.outdated(r, w)
 		if rule == Kept {
 			return verdict{write: w}
 		}

@@ -5,6 +5,7 @@ import "fmt"
 // A Rule is one thing that a cache promises. Package documentation says what each means.
 type Rule int
 
+// The rules.
 const (
 	Kept Rule = iota // no rule is broken
 	BoundedStaleness
@@ -40,6 +41,7 @@ func (r Rule) String() string {
 // A Demand is how recent a reader asked its reads to be.
 type Demand int
 
+// What readers ask for.
 const (
 	Default Demand = iota // the bound of its node
 	Tighter               // a bound below that
@@ -56,6 +58,7 @@ func (d Demand) String() string {
 // A Tier is where a value came from, as far as the reader can tell.
 type Tier int
 
+// The tiers.
 const (
 	Unknown Tier = iota
 	Local        // L1

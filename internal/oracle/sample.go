@@ -4,8 +4,8 @@ import "time"
 
 // Sampling says which histories to hand out, and to whom.
 type Sampling struct {
-	// Every hands out histories of each Every-th key. Default 0: none. A key with a source, or with values that expire, gives none.
-	Every int
+	// Keys hands out histories of the first so many keys. Default 0: none. A key with a source, or with values that expire, gives none.
+	Keys int
 
 	// Reads is how many fresh reads a history holds. Default 64.
 	Reads int
@@ -36,12 +36,12 @@ type sample struct {
 }
 
 // longestSample keeps a sample within what Options.Retain surely keeps of the writes.
-const longestSample = 2 * time.Second
+const longestSample = 4 * time.Second
 
 // record adds a fresh read to the sample of the key, and returns the history when it is complete.
 func (k *key) record(o *Oracle, r *Read) *History {
 	s := o.options.Sample
-	if s.Every == 0 || r.Key%s.Every != 0 || k.sourced || r.Demand != Fresh {
+	if r.Key >= s.Keys || k.sourced || r.Demand != Fresh {
 		return nil
 	}
 	size := s.Reads

@@ -3,6 +3,7 @@ package oracle
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -34,6 +35,11 @@ func (k *key) describe(r *Read, v verdict) Violation {
 // Disagreement reports that a node and Redis do not hold the same under a key although nobody writes: a StaleFill.
 func (o *Oracle) Disagreement(node, key int, detail string) {
 	o.accuse(StaleFill, node, key, detail)
+}
+
+// Unordered reports that no order explains the fresh reads of a key: a FreshRead.
+func (o *Oracle) Unordered(key int, detail string) {
+	o.accuse(FreshRead, Outside, key, detail)
 }
 
 // accuse reports a violation that no read of a version shows.
@@ -122,7 +128,7 @@ func since(t, zero Instant) string {
 	switch {
 	case t == never:
 		return "never"
-	case t < 0:
+	case t == math.MinInt64:
 		return "ever"
 	}
 	return fmt.Sprintf("%+.6fs", t.Sub(zero).Seconds())

@@ -1,0 +1,131 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/go-nearcache/nearcache/internal/oracle"
+)
+
+const (
+	progressEvery = 10 * time.Second
+
+	// shownViolations are told with their history; of more only the number.
+	shownViolations = 5
+)
+
+// run does the rounds and prints what came of it. It reports whether every promise was kept.
+func run(ctx context.Context, seed uint64, rounds []round) (kept bool, err error) {
+	var mu sync.Mutex
+	var f *fleet
+	shown := 0
+	onViolation := func(v oracle.Violation) {
+		mu.Lock()
+		defer mu.Unlock()
+		if shown++; shown <= shownViolations {
+			fmt.Printf("%v%s  seed %d\n", v, f.journal.around(v.Read.Began), seed)
+		}
+	}
+	fmt.Printf("seed %d\n", seed)
+	starting, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	mu.Lock()
+	f, err = startFleet(starting, seed, onViolation)
+	mu.Unlock()
+	if err != nil {
+		return false, err
+	}
+	began := time.Now()
+	finished := make(chan struct{})
+	var progress sync.WaitGroup
+	progress.Go(func() {
+		tick := time.NewTicker(progressEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				fmt.Println(f.progress(time.Since(began)))
+			case <-finished:
+				return
+			}
+		}
+	})
+	err = f.run(ctx, rounds)
+	took := time.Since(began)
+	close(finished)
+	progress.Wait()
+	err = errors.Join(err, f.close())
+	fmt.Print(f.summary(took, seed))
+	return f.violations() == 0, err
+}
+
+func (f *fleet) violations() (n uint64) {
+	for _, count := range f.oracle.Counts().Violations {
+		n += count
+	}
+	return n
+}
+
+func (f *fleet) injected() (n uint64) {
+	for _, count := range f.faults {
+		n += count.Load()
+	}
+	return n
+}
+
+// localShare returns the share of L1 in the reads whose origin is known.
+func localShare(groups []*oracle.Group) float64 {
+	var local, remote uint64
+	for _, g := range groups {
+		if g.Demand != oracle.Direct {
+			local += g.Local
+			remote += g.Remote
+		}
+	}
+	return 100 * float64(local) / float64(max(1, local+remote))
+}
+
+func (f *fleet) progress(elapsed time.Duration) string {
+	counts := f.oracle.Counts()
+	return fmt.Sprintf("%v: %d reads checked (%.0f/s), %.1f%% from L1, %d writes, %d faults, %d violations",
+		elapsed.Round(time.Second), counts.Reads, float64(counts.Reads)/elapsed.Seconds(), localShare(f.oracle.Groups()),
+		f.writers.acknowledged.Load(), f.injected(), f.violations())
+}
+
+func (f *fleet) summary(took time.Duration, seed uint64) string {
+	counts, groups := f.oracle.Counts(), f.oracle.Groups()
+	text := fmt.Sprintf("\nreads checked          %d in %v, %.0f/s\n", counts.Reads, took.Round(time.Second), float64(counts.Reads)/took.Seconds())
+	text += fmt.Sprintf("undecided              %d\n", counts.Undecided)
+	text += fmt.Sprintf("served from L1         %.2f%%\n", localShare(groups))
+	var failed uint64
+	var slowest time.Duration
+	for _, n := range f.nodes {
+		failed += n.failedReads.Load()
+		slowest = max(slowest, time.Duration(n.slowest.Load()))
+	}
+	text += fmt.Sprintf("reads that failed      %d, longest read %v\n", failed, slowest.Round(time.Millisecond))
+	w := f.writers
+	text += fmt.Sprintf("writes                 %d acknowledged, %d refused, %d unknown, %d held back\n", w.acknowledged.Load(), w.refused.Load(), w.unknown.Load(), w.denied.Load())
+	text += fmt.Sprintf("orders found           %d histories, %d fresh reads; %d given up, %d without one\n", f.orders.Checked.Load(), f.orders.Reads.Load(), f.orders.GivenUp.Load(), f.orders.Failures.Load())
+	text += fmt.Sprintf("\nfaults                 %d\n", f.injected())
+	for _, kind := range slices.Sorted(maps.Keys(f.faults)) {
+		text += fmt.Sprintf("  %-28s %d\n", kind, f.faults[kind].Load())
+	}
+	text += "\nstaleness\n"
+	for _, g := range groups {
+		text += fmt.Sprintf("  %v\n", g)
+	}
+	text += fmt.Sprintf("\nviolations             %d\n", f.violations())
+	for _, rule := range oracle.Rules() {
+		text += fmt.Sprintf("  %-20v %d\n", rule, counts.Violations[rule])
+	}
+	if f.violations() > 0 {
+		text += fmt.Sprintf("  seed %d\n", seed)
+	}
+	return text
+}
