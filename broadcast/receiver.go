@@ -26,6 +26,7 @@ type receiver struct {
 	peers         map[string]*peer
 	names         interner
 	down          bool        // the transport has reported an open gap
+	upSince       time.Time   // when the last one was closed
 	reorder       *time.Timer // fires when a hole must be given up
 	reordering    bool        // it is set
 }
@@ -245,6 +246,9 @@ func (r *receiver) Gap(gap Gap) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.down = gap.Open
+	if !gap.Open {
+		r.upSince = time.Now()
+	}
 	gap.Topic = r.topic
 	r.bus.counters.gaps[gap.Reason].Add(1)
 	for _, s := range r.subscriptions {
@@ -338,13 +342,18 @@ func (r *receiver) silence(from *incarnation) time.Duration {
 	return max(3*from.interval, 10*r.bus.options.Heartbeat)
 }
 
+// forgetSilent forgets the origins that have gone. While the link is down nobody can be heard, and what is replayed afterwards
+// must be known as a repetition, so silence counts only from when the link was live again.
 func (r *receiver) forgetSilent() {
 	now := time.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.down {
+		return
+	}
 	for name, p := range r.peers {
 		p.incarnations = slices.DeleteFunc(p.incarnations, func(from *incarnation) bool {
-			if now.Sub(from.heard) < r.silence(from) {
+			if silence := r.silence(from); now.Sub(from.heard) < silence || now.Sub(r.upSince) < silence {
 				return false
 			}
 			if !from.left && !r.bus.capabilities.Signals && from.next > 1 {

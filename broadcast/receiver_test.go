@@ -194,6 +194,25 @@ func TestSilentOrigin(t *testing.T) {
 	}
 }
 
+func TestNobodyIsForgottenWhileTheLinkIsDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, s := testReceiver(t, NetworkOptions{Unordered: true})
+		go r.keep(t.Context())
+		const forever = 5 * idleHeartbeats * defaultHeartbeat
+		r.Frame(numbered(1, 2))
+		r.Gap(Gap{Reason: Reconnect, Open: true})
+		time.Sleep(forever)
+		r.Frame(numbered(2, 2)) // replayed: half of it a repetition
+		r.Gap(Gap{Reason: Resumed})
+		time.Sleep(defaultHeartbeat)
+		synctest.Wait()
+		expectQueued(t, s, "1", "2", "reconnect 0-0", "3", "resumed 0-0")
+		time.Sleep(forever)
+		synctest.Wait()
+		expectQueued(t, s, "origin_lost 4-0")
+	})
+}
+
 func TestOwnFramesAreFiltered(t *testing.T) {
 	r, s := testReceiver(t, NetworkOptions{})
 	own := dataFrame("self", r.bus.epoch, "topic", 5, Message{})
