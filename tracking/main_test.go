@@ -169,6 +169,21 @@ func (r *recorder) awaitKey(key string, from int) int {
 	return i
 }
 
+// A tally counts keys: a recorder for pushes that are too large to keep. It is read after a fence, which orders what came
+// before it.
+type tally struct {
+	keys    map[string]int // how often each was invalidated
+	flushes int
+}
+
+func newTally() *tally { return &tally{keys: map[string]int{}} }
+
+func (t *tally) Live(time.Time)        {}
+func (t *tally) Invalidate(key string) { t.keys[key]++ }
+func (t *tally) Flush()                { t.flushes++ }
+func (t *tally) Lost(error)            {}
+func (t *tally) Confirm(time.Time)     {}
+
 // options returns options for a server that leave the test in charge: a fast heartbeat, and a deadline that a loaded machine
 // does not miss.
 func options(s *redistest.Server, h Handler, prefixes ...string) Options {
@@ -180,7 +195,7 @@ func options(s *redistest.Server, h Handler, prefixes ...string) Options {
 		Prefixes:   prefixes,
 		Handler:    h,
 		Heartbeat:  20 * time.Millisecond,
-		Deadline:   10 * time.Second,
+		Deadline:   2 * patience,
 		MinBackoff: time.Millisecond,
 		MaxBackoff: 20 * time.Millisecond,
 	}

@@ -27,11 +27,15 @@ func (s *Server) AdminOption() rueidis.ClientOption {
 // outsideTimeout bounds the start of an outside connection when the caller's context does not.
 const outsideTimeout = 5 * time.Second
 
+// commandTimeout bounds the answer to an outside command. A large script takes seconds on a loaded machine.
+const commandTimeout = time.Minute
+
 // outside returns a client of the administrator with one connection and no retries. The caller closes it.
 func (s *Server) outside(ctx context.Context) (rueidis.Client, error) {
 	option := s.AdminOption()
 	option.ForceSingleClient = true
 	option.DisableRetry = true
+	option.ConnWriteTimeout = commandTimeout
 	option.PipelineMultiplex = -1
 	option.ReadBufferEachConn = 4096
 	option.WriteBufferEachConn = 4096
