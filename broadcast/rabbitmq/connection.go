@@ -152,6 +152,16 @@ func (c *client) dialOne(url, purpose string) (*connection, error) {
 	return conn, nil
 }
 
+// do runs f on a channel of its own: a request that the broker refuses costs its channel.
+func (c *connection) do(f func(*amqp.Channel) error) error {
+	channel, err := c.Channel()
+	if err != nil {
+		return err
+	}
+	defer channel.Close()
+	return f(channel)
+}
+
 // kill drops the connection without a word to the broker.
 func (c *connection) kill() {
 	c.dead.Store(true)
@@ -242,8 +252,9 @@ func (c *connector) connect(attempt chan struct{}) {
 
 // watch closes a connection when it is lost, which frees what belongs to it, or when the transport is closed.
 func (c *connector) watch(conn *connection) {
+	lost := conn.NotifyClose(make(chan *amqp.Error, 1))
 	select {
-	case <-conn.NotifyClose(make(chan *amqp.Error, 1)):
+	case <-lost: //nolint:errcheck // why it was lost is told to those who use it
 	case <-c.client.ctx.Done():
 	}
 	conn.close()

@@ -2,6 +2,23 @@ module github.com/go-nearcache/nearcache/broadcast/rabbitmq
 
 go 1.26.0
 
-require github.com/rabbitmq/amqp091-go v1.16.0
+require (
+	github.com/go-nearcache/nearcache v0.0.0
+	github.com/rabbitmq/amqp091-go v1.16.0
+	go.uber.org/goleak v1.3.0
+)
+
+require (
+	github.com/cespare/xxhash/v2 v2.3.0 // indirect
+	github.com/go-logr/logr v1.4.4 // indirect
+	github.com/go-logr/stdr v1.2.2 // indirect
+	github.com/redis/rueidis v1.0.79 // indirect
+	go.opentelemetry.io/auto/sdk v1.2.1 // indirect
+	go.opentelemetry.io/otel v1.47.0 // indirect
+	go.opentelemetry.io/otel/log v1.47.0 // indirect
+	go.opentelemetry.io/otel/metric v1.47.0 // indirect
+	go.opentelemetry.io/otel/trace v1.47.0 // indirect
+	golang.org/x/sys v0.47.0 // indirect
+)
 
 replace github.com/go-nearcache/nearcache => ../..

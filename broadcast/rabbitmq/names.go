@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// Names of exchanges and queues. RabbitMQ takes up to 255 bytes, removes line ends from them without a word, and its tools show
-// anything but plain text badly, so topics are encoded.
+// Names of exchanges and queues. RabbitMQ takes up to 255 bytes, removes line ends from them without a word, and its
+// tools show anything but plain text badly, so topics are encoded.
 const (
 	topicName  = "topic."  // the fanout exchange of a topic
 	nodeName   = "node."   // the queue of a node
@@ -22,8 +22,8 @@ const (
 
 const hexDigits = "0123456789ABCDEF"
 
-// encode maps a name of any bytes to one of at most limit plain characters, one to one: a different name gives a different result.
-// What is too long ends in a hash of the whole, after the tilde that is nowhere else.
+// encode maps a name of any bytes to one of at most limit plain characters, one to one: a different name gives a
+// different result. What is too long ends in a hash of the whole, after the tilde that is nowhere else.
 func encode(name string, limit int) string {
 	var encoded strings.Builder
 	for i := range len(name) {

@@ -11,23 +11,24 @@ import (
 
 // Options are what both transports need. The zero value of every field but URLs means its default.
 type Options struct {
-	// URLs say how to reach the broker: "amqp://user:password@host:5672/vhost", or "amqps://…" for TLS. Those of a cluster's nodes are
-	// tried in turn. Required.
+	// URLs say how to reach the broker: "amqp://user:password@host:5672/vhost", or "amqps://…" for TLS. Those of a
+	// cluster's nodes are tried in turn. Required.
 	URLs []string
 
-	// Config is handed to the client: TLS, SASL, Dial, the size of frames, properties. Heartbeat decides how soon a connection that
-	// has silently died is noticed: by this node after one and a half times, by the broker after up to twice of it. Its default
-	// is 5 s here. A heartbeat in a URL overrides it.
+	// Config is handed to the client: TLS, SASL, Dial, the size of frames, properties. Heartbeat decides how soon a
+	// connection that has silently died is noticed: by this node after one and a half times, by the broker after up to
+	// twice of it. Its default is 5 s here. A heartbeat in a URL overrides it.
 	//
-	// Recovery must be nil. The client would reconnect on its own, and declare queues anew, without telling what was lost meanwhile.
+	// Recovery must be nil. The client would reconnect on its own, and declare queues anew, without telling what was
+	// lost meanwhile.
 	Config amqp.Config
 
-	// Prefix begins the names of exchanges and queues, so that several fleets can share a virtual host. Letters, digits and "-_.:", up
-	// to 60. Default "nearcache.bus.". Must be the same on all nodes.
+	// Prefix begins the names of exchanges and queues, so that several fleets can share a virtual host. Letters, digits
+	// and "-_.:", up to 60. Default "nearcache.bus.". Must be the same on all nodes.
 	Prefix string
 
-	// Node names this node to whoever looks at the broker: it is in the name of its connections and of its queue, where a random suffix
-	// makes it unique. Default: the host name.
+	// Node names this node to whoever looks at the broker: it is in the name of its connections and of its queue, where
+	// a random suffix makes it unique. Default: the host name.
 	Node string
 }
 
@@ -35,13 +36,13 @@ type Options struct {
 type FanoutOptions struct {
 	Options
 
-	// Expires is how long a node may be cut off and still get everything on its return. After that the broker deletes its queue, and the
-	// node is told [broadcast.Trimmed]. It is also how long the queue of a node that crashed lingers. Default 10 min; at least
-	// 10 s; at most 49 days, which is RabbitMQ's limit.
+	// Expires is how long a node may be cut off and still get everything on its return. After that the broker deletes
+	// its queue, and the node is told [broadcast.Trimmed]. It is also how long the queue of a node that crashed
+	// lingers. Default 10 min; at least 10 s; at most 49 days, which is RabbitMQ's limit.
 	Expires time.Duration
 
-	// MaxBytes is how much may wait in a node's queue while it is cut off. Beyond that the broker drops the oldest, and the node
-	// finds holes in the sequences. Default 64 MiB; at least 1 MiB.
+	// MaxBytes is how much may wait in a node's queue while it is cut off. Beyond that the broker drops the oldest, and
+	// the node finds holes in the sequences. Default 64 MiB; at least 1 MiB.
 	MaxBytes int64
 }
 
@@ -49,9 +50,10 @@ type FanoutOptions struct {
 type StreamsOptions struct {
 	Options
 
-	// MaxBytes and MaxAge are what a topic's stream keeps: how far a node can be behind, or be cut off, and still get everything. What is
-	// beyond either is dropped in steps of an eighth of MaxBytes. Defaults 128 MiB and 1 h; at least 1 MiB and 1 min. They apply
-	// to streams that do not exist yet: where one does, with other values, a policy of the broker changes them.
+	// MaxBytes and MaxAge are what a topic's stream keeps: how far a node can be behind, or be cut off, and still get
+	// everything. What is beyond either is dropped in steps of an eighth of MaxBytes. Defaults 128 MiB and 1 h; at
+	// least 1 MiB and 1 min. They apply to streams that do not exist yet: where one does, with other values, a policy
+	// of the broker changes them.
 	MaxBytes int64
 	MaxAge   time.Duration
 }

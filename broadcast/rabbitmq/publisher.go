@@ -33,9 +33,9 @@ type publisher struct {
 type target interface {
 	// exchange is what a topic's frames are published to.
 	exchange(topic string) string
-	// declare makes sure that the exchange, and what must be behind it, exists. It is called before the first frame of each topic
-	// and connection, on a channel that is used for nothing else.
-	declare(channel *amqp.Channel, topic string) error
+	// declare makes sure that the exchange, and what must be behind it, exists. It is called before the first frame of
+	// each topic and connection, and again after unrouted has returned an error.
+	declare(conn *connection, topic string) error
 	// unrouted says what it means that the broker has accepted a frame and put it in no queue.
 	unrouted(topic string) error
 }
@@ -55,8 +55,7 @@ type publication struct {
 type link struct {
 	publisher *publisher
 	conn      *connection
-	channel   *amqp.Channel // for frames
-	topology  *amqp.Channel // for declarations, which may fail and close it
+	channel   *amqp.Channel
 	requests  chan *publication
 	blocked   atomic.Pointer[string] // why the broker takes no messages at the moment
 
@@ -76,7 +75,9 @@ func newPublisher(c *client, t target, id string) *publisher {
 }
 
 // messageID is the ID of this node's message of that number.
-func (p *publisher) messageID(number uint64) string { return p.id + "-" + strconv.FormatUint(number, 10) }
+func (p *publisher) messageID(number uint64) string {
+	return p.id + "-" + strconv.FormatUint(number, 10)
+}
 
 // ownNumber is the reverse of messageID; false means that the message is another node's.
 func (p *publisher) ownNumber(messageID string) (uint64, bool) {
@@ -194,13 +195,7 @@ func (l *link) prepare(topic string) error {
 	if declared {
 		return nil
 	}
-	if l.topology == nil || l.topology.IsClosed() {
-		var err error
-		if l.topology, err = l.conn.Channel(); err != nil {
-			return err
-		}
-	}
-	if err := l.publisher.target.declare(l.topology, topic); err != nil {
+	if err := l.publisher.target.declare(l.conn, topic); err != nil {
 		return fmt.Errorf("rabbitmq: declare what topic %q needs: %w", topic, rejection(err))
 	}
 	l.mu.Lock()

@@ -15,8 +15,11 @@ const BinaryVariable = "NEARCACHE_RABBITMQ_SERVER"
 var ErrNoBinary = errors.New("rabbittest: RabbitMQ is not installed")
 
 // scripts are where rabbitmq-server itself is found. On Debian and Fedora the one on the PATH is a wrapper that insists on
-// running as the system's broker, in the system's directories.
-var scripts = []string{"/usr/lib/rabbitmq/bin/rabbitmq-server", "rabbitmq-server"}
+// running as the system's broker, in the system's directories; elsewhere it may be in a directory that the PATH lacks.
+var scripts = []string{
+	"/usr/lib/rabbitmq/bin/rabbitmq-server", "rabbitmq-server",
+	"/opt/homebrew/sbin/rabbitmq-server", "/usr/local/sbin/rabbitmq-server",
+}
 
 func serverBinary() (string, error) {
 	candidates := scripts

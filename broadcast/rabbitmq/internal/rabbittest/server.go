@@ -35,8 +35,8 @@ type Server struct {
 // ports are where the broker, its Erlang distribution and the port mapper listen.
 type ports struct{ amqp, distribution, epmd int }
 
-// Run starts a broker and returns when it takes connections. End it with [Server.Close]. An error wraps [ErrNoBinary] if there
-// is nothing to start, and otherwise ends with what the broker wrote last.
+// Run starts a broker and returns when it takes connections. End it with [Server.Close]. An error wraps [ErrNoBinary]
+// if there is nothing to start, and otherwise ends with what the broker wrote last.
 func Run(ctx context.Context) (*Server, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
