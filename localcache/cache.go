@@ -16,9 +16,8 @@ type Options struct {
 	// MaxBytes is the budget of the whole cache in bytes: values at the cost that their fills declare, what the package
 	// measured an entry to need besides, and the fixed tables. Zero means 64 MiB; the least is 1 MiB, the most 1 TiB.
 	//
-	// The fixed tables are popularity counters (4 bytes each, one for every 128 to 256 bytes of budget: ten for every
-	// entry of about 1.5 KiB), the generations of the stripes (8 bytes, 1,024 to 65,536 of them) and the queue of the
-	// store (256 KiB): 5 % of 64 MiB.
+	// The fixed tables are popularity counters (4 bytes each, one for every 256 to 512 bytes of budget), the generations of
+	// the stripes (8 bytes, 1,024 to 65,536 of them) and the queue of the store (256 KiB): 3 % of 64 MiB.
 	MaxBytes int64
 }
 

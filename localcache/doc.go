@@ -19,8 +19,9 @@
 // without a word. So a read that follows a fill may miss. When several fills race, one of them wins. Where there was an
 // entry of the key, servable or not, the new one replaces it at once.
 //
-// Budget. Each view's index of hot entries comes on top, 8 bytes for every 8 KiB of the budget. With 32-byte to 200 KB values the live heap of a cache that has had ten times its budget written into it is
-// between 0.9 and 1.2 times [Options.MaxBytes], and a test of the package holds it under 1.25.
+// Budget. With 32-byte to 200 KB values the live heap of a cache that has had ten times its budget written into it is
+// between 0.85 and 1.2 times [Options.MaxBytes], and a test of the package holds it under 1.25. Each view's index of hot
+// entries comes on top: 8 bytes for every 8 KiB of the budget, from 2 to 512 KiB.
 //
 // Blocking. Get, Token, Fill and the methods of Shard do not block, beyond short critical sections. Invalidate can wait
 // for a place in the store's queue, which is filled by other fills and invalidations and drained as fast as they are
@@ -42,13 +43,13 @@
 // that gets into the store after the deletion fails the comparison; and one that was sealed was in the store before the
 // generation moved, where the deletion finds it. It cannot come back, because no pointer is handed to ristretto twice.
 //
-// In front of the store stands a small index of the entries that reads have found good lately, where most hits of hot keys end.
-// It is ruled by the same generations: an entry in it is served only while its stripe's generation is still the one that
-// was read before the entry was looked up in the store, and Invalidate moves the generation once more after it has deleted.
-// The store's policy is told of a sample of these hits.
-//
 // The epoch does the same for a whole shard at once, without a deletion: an entry is served only while its shard is in the
 // epoch of the entry's token. What is left behind is removed in the background.
+//
+// In front of the store stands a small index of the entries that reads have found good lately, where most hits of hot keys
+// end. It is ruled by the same generations: an entry in it is served only while its stripe's generation is still the one that
+// was read before the entry was looked up in the store, and Invalidate moves the generation once more after it has deleted.
+// The store's policy is told of a sample of these hits.
 //
 // Reads are judged by a table of all shards' epochs and as-of instants, which the read takes before it looks the key up.
 // It must be before: an as-of instant that was confirmed after the look-up vouches for an invalidation that the look-up
