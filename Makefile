@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint fuzz examples ci clean
+.PHONY: help demo test bench chaos mutants model lint fuzz examples ci clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -14,6 +14,17 @@ test: ## test every module with the race detector, against a real redis-server; 
 bench: ## measure side by side with other caches, as ratios within one run
 	@scripts/install redis-server
 	@cd bench && go run .
+
+chaos: ## readers, writers and faults, every read judged: DURATION (default 1m), SEED (default: a random one)
+	@scripts/install redis-server
+	@cd chaos && go run . -duration $(or $(DURATION),1m) -seed $(or $(SEED),0)
+
+mutants: ## run caches that are broken on purpose under the same judge, to see each of them caught
+	@scripts/install redis-server
+	@cd chaos && go run . -mutant all
+
+model: ## check the protocol in a model checker, and that it fails without each of its precautions
+	@model/check
 
 lint: ## check format, go vet and golangci-lint
 	@scripts/lint
