@@ -131,7 +131,6 @@ type direct struct {
 	oracle *oracle.Oracle
 	redis  rueidis.Client
 	reader *oracle.Reader
-	reads  int
 }
 
 func newDirect(f *fleet) (*direct, error) {

@@ -86,10 +86,10 @@ func (f *fleet) wiresOf(e event) []*wire {
 
 func blackHole(int64) toxics.Toxic { return new(toxics.TimeoutToxic) }
 
-// toxic is a fault that poisons wires; the toxic is made from a number that the dice decide.
-func toxic(make func(n int64) toxics.Toxic, directions ...direction) fault {
+// toxic is a fault that poisons wires; the toxic is chosen by a number that the dice decide.
+func toxic(choose func(n int64) toxics.Toxic, directions ...direction) fault {
 	return func(ctx context.Context, f *fleet, e event) (func(context.Context) error, error) {
-		return onWires(f.wiresOf(e), func(w *wire) error { return w.poison(ctx, make(int64(e.Dice>>32)), directions...) }, (*wire).cure)
+		return onWires(f.wiresOf(e), func(w *wire) error { return w.poison(ctx, choose(int64(e.Dice>>32)), directions...) }, (*wire).cure)
 	}
 }
 

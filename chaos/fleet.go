@@ -104,12 +104,16 @@ func startFleet(ctx context.Context, seed uint64, onViolation func(oracle.Violat
 	if f.cable, why = layCable(ctx); why != nil {
 		warn("half-open connections are black holes, since there is no network namespace: %v", why)
 	}
+	f.writers = &writers{oracle: f.oracle, source: f.source, redis: f.outsider}
+	if err := f.writers.fill(ctx); err != nil {
+		return f, err
+	}
 	for id := range nodeConfigs {
 		if err := f.startNode(ctx, id); err != nil {
 			return f, fmt.Errorf("chaos: node %d: %w", id, err)
 		}
 	}
-	f.writers = &writers{oracle: f.oracle, nodes: f.nodes, source: f.source, redis: f.outsider}
+	f.writers.nodes = f.nodes
 	return f, nil
 }
 

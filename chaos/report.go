@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -99,33 +100,40 @@ func (f *fleet) progress(elapsed time.Duration) string {
 
 func (f *fleet) summary(took time.Duration, seed uint64) string {
 	counts, groups := f.oracle.Counts(), f.oracle.Groups()
-	text := fmt.Sprintf("\nreads checked          %d in %v, %.0f/s\n", counts.Reads, took.Round(time.Second), float64(counts.Reads)/took.Seconds())
-	text += fmt.Sprintf("undecided              %d\n", counts.Undecided)
-	text += fmt.Sprintf("served from L1         %.2f%%\n", localShare(groups))
 	var failed uint64
 	var slowest time.Duration
 	for _, n := range f.nodes {
 		failed += n.failedReads.Load()
 		slowest = max(slowest, time.Duration(n.slowest.Load()))
 	}
-	text += fmt.Sprintf("reads that failed      %d, longest read %v\n", failed, slowest.Round(time.Millisecond))
+	var b strings.Builder
+	line := func(name, format string, args ...any) {
+		fmt.Fprintf(&b, "%-22s "+format+"\n", append([]any{name}, args...)...)
+	}
+	fmt.Fprintln(&b)
+	line("reads checked", "%d in %v, %.0f/s", counts.Reads, took.Round(time.Second), float64(counts.Reads)/took.Seconds())
+	line("undecided", "%d", counts.Undecided)
+	line("served from L1", "%.2f%%", localShare(groups))
+	line("reads that failed", "%d; longest read %v", failed, slowest.Round(time.Millisecond))
 	w := f.writers
-	text += fmt.Sprintf("writes                 %d acknowledged, %d refused, %d unknown, %d held back\n", w.acknowledged.Load(), w.refused.Load(), w.unknown.Load(), w.denied.Load())
-	text += fmt.Sprintf("orders found           %d histories, %d fresh reads; %d given up, %d without one\n", f.orders.Checked.Load(), f.orders.Reads.Load(), f.orders.GivenUp.Load(), f.orders.Failures.Load())
-	text += fmt.Sprintf("\nfaults                 %d\n", f.injected())
+	line("writes", "%d acknowledged, %d refused, %d unknown, %d held back", w.acknowledged.Load(), w.refused.Load(), w.unknown.Load(), w.denied.Load())
+	line("orders found", "for %d histories of %d fresh reads; %d given up, %d have none", f.orders.Checked.Load(), f.orders.Reads.Load(), f.orders.GivenUp.Load(), f.orders.Failures.Load())
+	fmt.Fprintln(&b)
+	line("faults", "%d", f.injected())
 	for _, kind := range slices.Sorted(maps.Keys(f.faults)) {
-		text += fmt.Sprintf("  %-28s %d\n", kind, f.faults[kind].Load())
+		fmt.Fprintf(&b, "  %-28s %d\n", kind, f.faults[kind].Load())
 	}
-	text += "\nstaleness\n"
+	fmt.Fprintln(&b, "\nstaleness")
 	for _, g := range groups {
-		text += fmt.Sprintf("  %v\n", g)
+		fmt.Fprintf(&b, "  %v\n", g)
 	}
-	text += fmt.Sprintf("\nviolations             %d\n", f.violations())
+	fmt.Fprintln(&b)
+	line("violations", "%d", f.violations())
 	for _, rule := range oracle.Rules() {
-		text += fmt.Sprintf("  %-20v %d\n", rule, counts.Violations[rule])
+		fmt.Fprintf(&b, "  %-20v %d\n", rule, counts.Violations[rule])
 	}
 	if f.violations() > 0 {
-		text += fmt.Sprintf("  seed %d\n", seed)
+		fmt.Fprintf(&b, "  seed %d\n", seed)
 	}
-	return text
+	return b.String()
 }

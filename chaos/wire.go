@@ -41,23 +41,21 @@ const (
 )
 
 func newWire(name, listen, upstream string) (*wire, error) {
-	w := &wire{name: name, upstream: upstream, address: listen, free: make(chan struct{}, 1), connections: map[*proxied]struct{}{}}
-	w.toxics = [2]toxics.Toxic{new(toxics.NoopToxic), new(toxics.NoopToxic)}
-	if err := w.listen(); err != nil {
-		return nil, err
+	listener, err := net.Listen("tcp", listen)
+	if err != nil {
+		return nil, fmt.Errorf("chaos: wire %s: %w", name, err)
 	}
+	w := &wire{name: name, upstream: upstream, address: listener.Addr().String(), free: make(chan struct{}, 1), connections: map[*proxied]struct{}{}}
+	w.toxics = [2]toxics.Toxic{new(toxics.NoopToxic), new(toxics.NoopToxic)}
+	w.serve(listener)
 	w.release()
 	return w, nil
 }
 
-func (w *wire) listen() error {
-	listener, err := net.Listen("tcp", w.address)
-	if err != nil {
-		return fmt.Errorf("chaos: wire %s: %w", w.name, err)
-	}
+func (w *wire) serve(listener net.Listener) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.listener, w.address = listener, listener.Addr().String()
+	w.listener = listener
 	w.work.Go(func() {
 		for {
 			near, err := listener.Accept()
@@ -67,7 +65,6 @@ func (w *wire) listen() error {
 			w.work.Go(func() { w.pass(near.(*net.TCPConn)) })
 		}
 	})
-	return nil
 }
 
 // pass carries one connection until either side, or a fault, ends it.
@@ -153,7 +150,12 @@ func (w *wire) refuse(ctx context.Context) error {
 
 func (w *wire) accept(context.Context) error {
 	defer w.release()
-	return w.listen()
+	listener, err := net.Listen("tcp", w.address)
+	if err != nil {
+		return fmt.Errorf("chaos: wire %s: %w", w.name, err)
+	}
+	w.serve(listener)
+	return nil
 }
 
 func (w *wire) cut() (err error) {

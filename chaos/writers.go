@@ -245,6 +245,17 @@ func (w *writers) restock(ctx context.Context) error {
 	return w.writeAll(ctx, plain, 0)
 }
 
+// fill gives every key a first value, except that the expiring ones wait for their writers.
+func (w *writers) fill(ctx context.Context) error {
+	for i := range classCounts[sourced] {
+		for _, write := range w.begin(oracle.Outside, oracle.Change{}, sourced.first()+i) {
+			w.source.commit(write.Key(), write.Version())
+			w.end(write, nil) // Redis holds nothing that would have to go
+		}
+	}
+	return w.restock(ctx)
+}
+
 // storm gives all expiring keys the same end.
 func (w *writers) storm(ctx context.Context, life time.Duration) error {
 	return w.writeAll(ctx, expiring, life)
@@ -254,6 +265,9 @@ func (w *writers) storm(ctx context.Context, life time.Duration) error {
 func (w *writers) writeAll(ctx context.Context, c class, life time.Duration) error {
 	w.gate.RLock()
 	defer w.gate.RUnlock()
+	if err := w.reconnect(ctx); err != nil {
+		return err
+	}
 	keys := make([]int, classCounts[c])
 	for i := range keys {
 		keys[i] = c.first() + i
@@ -271,18 +285,30 @@ func (w *writers) writeAll(ctx context.Context, c class, life time.Duration) err
 	if len(commands) == 0 {
 		return nil
 	}
-	var failures []error
 	for i, result := range w.redis.DoMulti(ctx, commands...) {
 		w.end(writes[i], result.Error())
-		failures = append(failures, result.Error())
 	}
-	return errors.Join(failures...)
+	return nil
+}
+
+// reconnect sees to it that the outsider's connections are whole: nothing that it sends is sent again.
+func (w *writers) reconnect(ctx context.Context) error {
+	for {
+		err := w.redis.Do(ctx, w.redis.B().Ping().Build()).Error()
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		time.Sleep(time.Millisecond)
+	}
 }
 
 // bulk writes 100,000 keys that no reader reads, and some that they do, in one script: one push of them all.
 func (w *writers) bulk(ctx context.Context, pick *picker) error {
 	w.gate.RLock()
 	defer w.gate.RUnlock()
+	if err := w.reconnect(ctx); err != nil {
+		return err
+	}
 	writes := w.begin(oracle.Outside, oracle.Change{}, distinct(pick, plain, 64)...)
 	keys, values := make([]string, len(writes)), make([]string, len(writes))
 	for i, write := range writes {

@@ -125,10 +125,10 @@ func (w *write) describe(zero Instant) string {
 }
 
 func since(t, zero Instant) string {
-	switch {
-	case t == never:
+	switch t {
+	case never:
 		return "never"
-	case t == math.MinInt64:
+	case math.MinInt64:
 		return "ever"
 	}
 	return fmt.Sprintf("%+.6fs", t.Sub(zero).Seconds())

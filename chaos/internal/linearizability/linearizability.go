@@ -5,6 +5,7 @@ package linearizability
 import (
 	"fmt"
 	"math"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -116,13 +117,14 @@ func Check(h oracle.History, limit time.Duration) porcupine.CheckResult {
 }
 
 func describe(h oracle.History) string {
-	text := fmt.Sprintf("key %d: no order explains these fresh reads\n", h.Key)
+	var b strings.Builder
+	fmt.Fprintf(&b, "key %d: no order explains these fresh reads\n", h.Key)
 	zero := h.Reads[0].Began
 	for _, r := range h.Reads {
-		text += fmt.Sprintf("  read  %+.6fs … %+.6fs  node %d: version %d, nothing %t\n", r.Began.Sub(zero).Seconds(), r.Ended.Sub(zero).Seconds(), r.Node, r.Version, r.Absent)
+		fmt.Fprintf(&b, "  read  %+.6fs … %+.6fs  node %d: version %d, nothing %t\n", r.Began.Sub(zero).Seconds(), r.Ended.Sub(zero).Seconds(), r.Node, r.Version, r.Absent)
 	}
 	for _, w := range h.Writes {
-		text += fmt.Sprintf("  write %+.6fs … %+.6fs  version %d, nothing %t, certain %t\n", w.Invoked.Sub(zero).Seconds(), w.Returned.Sub(zero).Seconds(), w.Version, w.Absent, w.Certain)
+		fmt.Fprintf(&b, "  write %+.6fs … %+.6fs  version %d, nothing %t, certain %t\n", w.Invoked.Sub(zero).Seconds(), w.Returned.Sub(zero).Seconds(), w.Version, w.Absent, w.Certain)
 	}
-	return text
+	return b.String()
 }

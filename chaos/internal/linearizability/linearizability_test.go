@@ -58,7 +58,7 @@ func run(t *testing.T, seed uint64) (h oracle.History, accused bool) {
 				}
 				r := oracle.Read{Version: version, Absent: version == 0, Began: began, Ended: oracle.Now()}
 				h.Reads = append(h.Reads, r)
-				rule := oracle.Kept
+				var rule oracle.Rule
 				if r.Absent {
 					rule = reader.Missing(0, r.Began, r.Ended)
 				} else {
