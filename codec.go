@@ -3,6 +3,8 @@ package nearcache
 import (
 	"encoding/json"
 	"fmt"
+
+	"github.com/redis/rueidis"
 )
 
 // A Codec turns values into what Redis stores and back. What Encode returns is stored as it is, so any program can read it.
@@ -28,7 +30,7 @@ func JSON[V any]() Codec[V] {
 func String() Codec[string] {
 	return Codec[string]{
 		Encode: func(value string) ([]byte, error) { return []byte(value), nil },
-		Decode: func(data []byte) (string, error) { return string(data), nil },
+		Decode: func(data []byte) (string, error) { return rueidis.BinaryString(data), nil }, // nobody changes the bytes
 	}
 }
 
