@@ -264,13 +264,13 @@ func ExampleCodec() {
 	if err := stock.Set(ctx, "apples", 258); err != nil {
 		log.Fatal(err)
 	}
-	data, err := server.Command(ctx, "GET", "stock:apples").AsBytes()
-	fmt.Println(data, err)
+	data, err := server.Command(ctx, "GET", "stock:apples").ToString()
+	fmt.Printf("%q %v\n", data, err)
 	n, err := stock.Get(ctx, "apples")
 	fmt.Println(n, err)
 
 	// Output:
-	// [0 0 1 2] <nil>
+	// "\x00\x00\x01\x02" <nil>
 	// 258 <nil>
 }
 

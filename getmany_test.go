@@ -19,7 +19,9 @@ func TestGetManyMovesWhatIsMissingInOneRoundTrip(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, redistest.Config{})
 	proxy := startProxy(t, server)
-	client := open(t, optionsAt(proxy.addr()))
+	options := optionsAt(proxy.addr())
+	oneConnection(&options)
+	client := open(t, options)
 	cache := stringCache(t, client, nil)
 	expected := make(map[string]string)
 	var keys []string
@@ -33,8 +35,6 @@ func TestGetManyMovesWhatIsMissingInOneRoundTrip(t *testing.T) {
 	for _, key := range keys[:90] {
 		warm(t, cache, key, expected[key])
 	}
-	_, err := cache.GetMany(t.Context(), []string{"connects"})
-	check(t, err)
 
 	onData := func() []request { return proxy.requests(func(r request) bool { return !r.link }) }
 	before := len(onData())
@@ -113,7 +113,7 @@ func TestGetManyOfAllKinds(t *testing.T) {
 		t.Errorf("%v, want %v", items, expected)
 	}
 	failures := make(map[string]error)
-	joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // what was joined is looked at one by one
+	joined, ok := err.(interface{ Unwrap() []error })
 	if !ok {
 		t.Fatalf("%v", err)
 	}
@@ -131,8 +131,7 @@ func TestGetManyOfAllKinds(t *testing.T) {
 	if failures["failing"] != failure { //nolint:errorlint // it is promised as it is
 		t.Errorf("%v", failures["failing"])
 	}
-	var panicked *nearcache.PanicError
-	if !errors.As(failures["panicking"], &panicked) {
+	if _, ok := errors.AsType[*nearcache.PanicError](failures["panicking"]); !ok {
 		t.Errorf("%v", failures["panicking"])
 	}
 	var wrong *nearcache.WrongTypeError
@@ -282,7 +281,9 @@ func TestGetManyEndsWithItsContext(t *testing.T) {
 			proxy := startProxy(t, server)
 			stop := newCheckpoint(t)
 			defer stop.release()
-			client := open(t, optionsAt(proxy.addr()))
+			options := optionsAt(proxy.addr())
+			oneConnection(&options)
+			client := open(t, options)
 			cache := stringCache(t, client, func(context.Context, string) (string, error) {
 				stop.pass()
 				return "loaded", nil
@@ -290,8 +291,6 @@ func TestGetManyEndsWithItsContext(t *testing.T) {
 			server.Do(t, "SET", prefix+"there", "v")
 			fence(t, client)
 			warm(t, cache, "there", "v")
-			_, err := cache.GetMany(t.Context(), []string{"connects"})
-			check(t, err)
 			mget := proxy.count("MGET")
 			if step == "fetch" {
 				proxy.hold(dataReplies)
@@ -313,7 +312,7 @@ func TestGetManyEndsWithItsContext(t *testing.T) {
 				receive(t, "the loader runs", stop.reached)
 			}
 			cancel()
-			err = receive(t, "GetMany ends with its context", ended)
+			err := receive(t, "GetMany ends with its context", ended)
 			var ofKey *nearcache.KeyError
 			if !errors.Is(err, context.Canceled) || !errors.As(err, &ofKey) || ofKey.Key != "k" {
 				t.Errorf("%v", err)

@@ -92,6 +92,10 @@ func optionsAt(address string) nearcache.Options {
 	return options
 }
 
+// oneConnection makes a node send all data over one connection, which exists once the node is open: with several, the one that a
+// command takes may have to be made first, and its handshake be what a proxy holds.
+func oneConnection(options *nearcache.Options) { options.Redis.PipelineMultiplex = -1 }
+
 // open opens a node that is closed with the test.
 func open(t testing.TB, options nearcache.Options) *nearcache.Client {
 	t.Helper()
@@ -172,6 +176,22 @@ func warm[V comparable](t testing.TB, cache *nearcache.Cache[V], key string, exp
 		}
 		return inLocal(cache, key)
 	})
+}
+
+// answer is what a read returned.
+type answer struct {
+	value string
+	err   error
+}
+
+// reading reads in the background.
+func reading(ctx context.Context, cache *nearcache.Cache[string], key string, options ...nearcache.ReadOption) <-chan answer {
+	answers := make(chan answer, 1)
+	go func() {
+		value, err := cache.Get(ctx, key, options...)
+		answers <- answer{value, err}
+	}()
+	return answers
 }
 
 func fence(t testing.TB, client *nearcache.Client) {

@@ -28,22 +28,6 @@ func loaded(t *testing.T, server *redistest.Server, stop *checkpoint) (*nearcach
 	return client, cache, loads
 }
 
-// answer is what a read returned.
-type answer struct {
-	value string
-	err   error
-}
-
-// reading reads in the background.
-func reading(ctx context.Context, cache *nearcache.Cache[string], key string) <-chan answer {
-	answers := make(chan answer, 1)
-	go func() {
-		value, err := cache.Get(ctx, key)
-		answers <- answer{value, err}
-	}()
-	return answers
-}
-
 func TestLoadOnceForAllReadersOfAProcess(t *testing.T) {
 	t.Parallel()
 	const readers = 10_000
@@ -102,6 +86,43 @@ func TestLoadOnceForAllReadersOfAFleet(t *testing.T) {
 	working.Wait()
 	if n := loads.Load(); n != 1 {
 		t.Errorf("%d loads for %d readers on %d nodes", n, nodes*readers, nodes)
+	}
+}
+
+// Two nodes find nothing, and then both want the lease.
+func TestLoadOnceForNodesThatComeTogether(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Config{})
+	proxy := startProxy(t, server)
+	var loads atomic.Int64
+	var caches []*nearcache.Cache[string]
+	for range 2 {
+		caches = append(caches, stringCache(t, open(t, optionsAt(proxy.addr())), func(context.Context, string) (string, error) {
+			return fmt.Sprint("load ", loads.Add(1)), nil
+		}))
+	}
+	both := make(chan struct{})
+	var arrived atomic.Int64
+	proxy.setIntercept(func(args []string) ([]string, bool) {
+		if (request{args: args}).is("SET", prefix+"k") {
+			if arrived.Add(1) == 2 {
+				close(both)
+			}
+			select {
+			case <-both:
+			case <-t.Context().Done():
+			}
+		}
+		return args, true
+	})
+	first, second := reading(t.Context(), caches[0], "k"), reading(t.Context(), caches[1], "k")
+	for _, answers := range []<-chan answer{first, second} {
+		if a := receive(t, "a read ends", answers); a.value != "load 1" || a.err != nil {
+			t.Errorf("%+v", a)
+		}
+	}
+	if n := loads.Load(); n != 1 {
+		t.Errorf("%d loads", n)
 	}
 }
 
@@ -252,7 +273,9 @@ func TestLoadIsDetachedFromItsCallers(t *testing.T) {
 			server := redistest.Start(t, redistest.Config{})
 			proxy := startProxy(t, server)
 			loading, storing := newCheckpoint(t), newCheckpoint(t)
-			client := open(t, optionsAt(proxy.addr()))
+			options := optionsAt(proxy.addr())
+			oneConnection(&options)
+			client := open(t, options)
 			var loads atomic.Int64
 			type contextKey struct{}
 			cache := newCache(t, client, nearcache.Config[string]{
@@ -266,8 +289,7 @@ func TestLoadIsDetachedFromItsCallers(t *testing.T) {
 					return fmt.Sprint("loaded for ", ctx.Value(contextKey{})), nil
 				},
 			})
-			eventually(t, "there is a connection", func() bool { return cache.Explain(t.Context(), "k").Remote.Err == nil })
-			connected := proxy.count("GET")
+			before := proxy.count("GET")
 			switch step {
 			case "fetch":
 				proxy.hold(dataReplies)
@@ -280,7 +302,7 @@ func TestLoadIsDetachedFromItsCallers(t *testing.T) {
 			first := reading(ctx, cache, "k")
 			switch step {
 			case "fetch":
-				eventually(t, "the fetch is on its way", func() bool { return proxy.count("GET") > connected })
+				eventually(t, "the fetch is on its way", func() bool { return proxy.count("GET") > before })
 			case "load":
 				receive(t, "the loader runs", loading.reached)
 			case "store":
@@ -452,7 +474,7 @@ func TestLoaderThatMisbehaves(t *testing.T) {
 		}})
 		_, err := cache.Get(t.Context(), "k")
 		var panicked *nearcache.PanicError
-		if !errors.As(err, &panicked) || panicked.Value != failure || !errors.Is(err, failure) {
+		if !errors.As(err, &panicked) || panicked.Value != any(failure) || !errors.Is(err, failure) {
 			t.Fatalf("%#v", err)
 		}
 		mentions(t, err, "panicked", failure.Error())

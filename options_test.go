@@ -123,7 +123,7 @@ func TestOpenThatFails(t *testing.T) {
 
 	t.Run("no server", func(t *testing.T) {
 		t.Parallel()
-		refused(t, optionsAt("127.0.0.1:1"), "127.0.0.1:1", "refused", "start a server", "correct the address")
+		_ = refused(t, optionsAt("127.0.0.1:1"), "127.0.0.1:1", "refused", "start a server", "correct the address")
 	})
 
 	t.Run("wrong password", func(t *testing.T) {
@@ -143,7 +143,7 @@ func TestOpenThatFails(t *testing.T) {
 	t.Run("no password", func(t *testing.T) {
 		t.Parallel()
 		server := redistest.Start(t, redistest.Config{Password: "right"})
-		refused(t, optionsFor(server), server.Addr(), "NOAUTH", "Options.Redis")
+		_ = refused(t, optionsFor(server), server.Addr(), "NOAUTH", "Options.Redis")
 	})
 
 	t.Run("several servers", func(t *testing.T) {
@@ -151,13 +151,13 @@ func TestOpenThatFails(t *testing.T) {
 		server := redistest.Start(t, redistest.Config{})
 		options := optionsFor(server)
 		options.Redis.InitAddress = append(options.Redis.InitAddress, server.Addr())
-		refused(t, options, "Options.Redis")
+		_ = refused(t, options, "Options.Redis")
 	})
 
 	t.Run("a cluster", func(t *testing.T) {
 		t.Parallel()
 		server := redistest.Start(t, redistest.Config{Settings: []string{"cluster-enabled yes"}})
-		refused(t, optionsFor(server), "cluster", "single server")
+		_ = refused(t, optionsFor(server), "cluster", "single server")
 	})
 
 	t.Run("a server that does not answer", func(t *testing.T) {

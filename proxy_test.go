@@ -13,6 +13,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/go-nearcache/nearcache/internal/redistest"
 )
@@ -64,13 +65,14 @@ func (r request) is(words ...string) bool {
 type gate struct {
 	mu   sync.Mutex
 	open chan struct{} // closed: open; nil: never shut
+	step chan struct{} // lets one through while it is shut
 }
 
 func (g *gate) shut() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.open == nil || isClosed(g.open) {
-		g.open = make(chan struct{})
+		g.open, g.step = make(chan struct{}), make(chan struct{})
 	}
 }
 
@@ -84,13 +86,15 @@ func (g *gate) reopen() {
 
 func (g *gate) pass(done <-chan struct{}) bool {
 	g.mu.Lock()
-	open := g.open
+	open, step := g.open, g.step
 	g.mu.Unlock()
 	if open == nil {
 		return true
 	}
 	select {
 	case <-open:
+		return true
+	case <-step:
 		return true
 	case <-done:
 		return false
@@ -137,6 +141,20 @@ func (p *proxy) hold(flows ...flow) {
 func (p *proxy) release(flows ...flow) {
 	for _, f := range flows {
 		p.gates[f].reopen()
+	}
+}
+
+// step lets one portion of what hold stopped go: what came in one read.
+func (p *proxy) step(t testing.TB, f flow) {
+	t.Helper()
+	g := &p.gates[f]
+	g.mu.Lock()
+	step := g.step
+	g.mu.Unlock()
+	select {
+	case step <- struct{}{}:
+	case <-time.After(patience):
+		t.Fatalf("nothing is held back within %v", patience)
 	}
 }
 
@@ -278,7 +296,7 @@ func (c *proxied) forwardRequests() {
 		intercept := c.proxy.intercept
 		c.proxy.mu.Unlock()
 		if intercept != nil {
-			forward := true
+			var forward bool
 			if args, forward = intercept(args); !forward {
 				return
 			}
