@@ -27,7 +27,7 @@ type canary struct {
 	patience time.Duration
 	live     chan struct{} // holds a token when the link has become live
 
-	current  atomic.Pointer[song]
+	current  atomic.Pointer[trial]
 	lag      atomic.Int64
 	reported string // the failure to write that was logged last
 }
@@ -42,18 +42,18 @@ func newCanary(client *Client) *canary {
 	}
 }
 
-// A song is one write and the wait for its push.
-type song struct {
+// A trial is one write and the wait for its push.
+type trial struct {
 	sent  localcache.Instant
 	once  sync.Once
 	ended chan struct{}
 	lag   time.Duration // until the push; 0 if there is nothing to learn: everything was flushed, or the link was lost
 }
 
-func (s *song) end(lag time.Duration) {
-	s.once.Do(func() {
-		s.lag = lag
-		close(s.ended)
+func (t *trial) end(lag time.Duration) {
+	t.once.Do(func() {
+		t.lag = lag
+		close(t.ended)
 	})
 }
 
@@ -62,8 +62,8 @@ func (c *canary) pushed(key string) bool {
 	if c == nil || key != c.key {
 		return false
 	}
-	if s := c.current.Load(); s != nil {
-		s.end(max(localcache.Now().Sub(s.sent), 1))
+	if t := c.current.Load(); t != nil {
+		t.end(max(localcache.Now().Sub(t.sent), 1))
 	}
 	return true
 }
@@ -73,8 +73,8 @@ func (c *canary) moot() {
 	if c == nil {
 		return
 	}
-	if s := c.current.Load(); s != nil {
-		s.end(0)
+	if t := c.current.Load(); t != nil {
+		t.end(0)
 	}
 }
 
@@ -101,26 +101,24 @@ func (c *canary) run(ctx context.Context) {
 			return
 		}
 		if status := c.tracker.Status(); status.Live {
-			c.sing(ctx, status.Epoch)
+			c.try(ctx, status.Epoch)
 		}
 	}
 }
 
-// sing writes once. If the push does not come, a fence tells late from lost: a server that is slow is not accused. What is known then
-// is known of the link of that epoch; if there is another one by now, its loss has ended the song.
-func (c *canary) sing(ctx context.Context, epoch uint64) {
-	s := &song{sent: localcache.Now(), ended: make(chan struct{})}
-	c.current.Store(s)
+// try writes once. If the push does not come, a fence tells late from lost: a server that is slow is not accused. What is known then
+// is known of the link of that epoch; if there is another one by now, the loss of the first has ended the trial.
+func (c *canary) try(ctx context.Context, epoch uint64) {
+	t := &trial{sent: localcache.Now(), ended: make(chan struct{})}
+	c.current.Store(t)
 	defer c.current.Store(nil)
-	err := c.client.remote.set(ctx, c.key, nil, canaryLife+2*c.interval)
-	c.reportWrite(ctx, err)
-	if err != nil {
+	if err := c.write(ctx); err != nil {
 		return
 	}
 	patience := time.NewTimer(c.patience)
 	defer patience.Stop()
 	select {
-	case <-s.ended:
+	case <-t.ended:
 	case <-patience.C:
 		if c.client.fenceShortly(ctx) != nil {
 			return
@@ -129,10 +127,10 @@ func (c *canary) sing(ctx context.Context, epoch uint64) {
 		return
 	}
 	select {
-	case <-s.ended:
-		if s.lag > 0 {
-			c.lag.Store(int64(s.lag))
-			c.client.telemetry.InvalidationLag(ctx, c.client.remote.server, s.lag)
+	case <-t.ended:
+		if t.lag > 0 {
+			c.lag.Store(int64(t.lag))
+			c.client.telemetry.InvalidationLag(ctx, c.client.remote.server, t.lag)
 		}
 	default:
 		c.tracker.Doubt(epoch, fmt.Errorf("%w: waited for %v and fenced", errCanaryUnheard, c.patience))
@@ -141,8 +139,9 @@ func (c *canary) sing(ctx context.Context, epoch uint64) {
 
 var errCanaryUnheard = errors.New("nearcache: the server acknowledged the canary's write and did not announce it (Options.Canary)")
 
-// reportWrite logs why the canary cannot be written, once for each reason.
-func (c *canary) reportWrite(ctx context.Context, err error) {
+// write logs why the canary cannot be written, once for each reason.
+func (c *canary) write(ctx context.Context) error {
+	err := c.client.remote.set(ctx, c.key, nil, canaryLife+2*c.interval)
 	switch {
 	case err == nil:
 		c.reported = ""
@@ -150,6 +149,7 @@ func (c *canary) reportWrite(ctx context.Context, err error) {
 		c.reported = err.Error()
 		c.client.logger.LogAttrs(ctx, slog.LevelWarn, "nearcache: the canary cannot be written", slog.String("error", c.reported))
 	}
+	return err
 }
 
 // lastLag is the newest measurement, or 0.

@@ -1,6 +1,7 @@
 package nearcache
 
 import (
+	"context"
 	"math"
 	"testing"
 
@@ -52,15 +53,33 @@ func TestNothingRunsUnlessAskedFor(t *testing.T) {
 	}
 }
 
-func BenchmarkSampling(b *testing.B) {
-	for name, rate := range map[string]float64{"off": 0, "on": 0.001} {
+func BenchmarkHit(b *testing.B) {
+	network := broadcast.NewNetwork(broadcast.NetworkOptions{})
+	bus, err := broadcast.New(broadcast.Options{Transport: network.Transport()})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer bus.Close(context.Background())
+	client, err := Open(b.Context(), Options{Bus: bus, SettleFills: true})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer client.Close(context.Background())
+	client.verifier = newVerifier(Verify{MaxPerSecond: DefaultVerifyPerSecond})
+	cache, err := New(client, Config[int]{
+		Name: "numbers", Prefix: "number:", Load: func(context.Context, string) (int, error) { return 1, nil },
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	for name, rate := range map[string]float64{"unsampled": 0, "one in a thousand sampled": 0.001} {
 		b.Run(name, func(b *testing.B) {
+			cache.sampling = newSampling(rate)
+			ctx := b.Context()
 			b.ReportAllocs()
-			s, began, picked := newSampling(rate), localcache.Instant(0), 0
 			for b.Loop() {
-				began += 37
-				if s.picks(localcache.Key{}, began) {
-					picked++
+				if _, err := cache.Get(ctx, "k"); err != nil {
+					b.Fatal(err)
 				}
 			}
 		})

@@ -272,6 +272,7 @@ func TestVerifyComparesValues(t *testing.T) {
 		client := open(t, options)
 		cache := newCache(t, client, nearcache.Config[*item]{})
 		server.Do(t, "SET", prefix+"k", `{"Tags":{"a":1}}`)
+		fence(t, client)
 		get(t, cache, "k").Tags = nil // before anybody else gets it
 		eventually(t, "it is found", func() bool {
 			get(t, cache, "k")
