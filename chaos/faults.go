@@ -270,13 +270,16 @@ var onProcess = []namedFault{
 		ended := make(chan struct{})
 		go func() {
 			defer close(ended)
-			var garbage [][]byte
-			for ctx.Err() == nil {
-				garbage = append(garbage, make([]byte, 1<<20))
-				if len(garbage) == 64 {
+			var garbage []*[64]*int
+			for n := 1; ctx.Err() == nil; n++ {
+				for range 1 << 12 {
+					garbage = append(garbage, new([64]*int))
+				}
+				if n%8 == 0 {
 					garbage = nil
 					runtime.GC()
 				}
+				time.Sleep(4 * time.Millisecond)
 			}
 		}()
 		return func(context.Context) error {
@@ -329,7 +332,7 @@ func (f *fleet) killLinks(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("chaos: CLIENT LIST: %w", err)
 	}
-	for line := range strings.Lines(list) {
+	for line := range strings.Lines(strings.TrimPrefix(list, "txt:")) {
 		var id, flags string
 		for field := range strings.FieldsSeq(line) {
 			switch name, value, _ := strings.Cut(field, "="); name {

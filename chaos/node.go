@@ -152,9 +152,13 @@ const burstPause = 4 * time.Millisecond
 
 func (n *node) readings() []reading {
 	tighter, looser := n.Bound/4, 2*n.promised()
+	demand := oracle.Default
+	if n.StaleLimit > 0 {
+		demand = oracle.Looser
+	}
 	return []reading{
-		{demand: oracle.Default, bound: n.promised(), readers: 8, burst: 128},
-		{demand: oracle.Default, bound: n.promised(), readers: 1, burst: 2, many: true},
+		{demand: demand, bound: n.promised(), readers: 6, burst: 512},
+		{demand: demand, bound: n.promised(), readers: 1, burst: 2, many: true},
 		{demand: oracle.Tighter, bound: tighter, options: []nearcache.ReadOption{nearcache.MaxStaleness(tighter)}, readers: 1, burst: 16},
 		{demand: oracle.Looser, bound: looser, options: []nearcache.ReadOption{nearcache.MaxStaleness(looser)}, readers: 1, burst: 16},
 		{demand: oracle.Fresh, options: []nearcache.ReadOption{nearcache.Fresh()}, readers: 3, burst: 8, narrow: true},

@@ -107,7 +107,7 @@ func (w *writers) byNode(ctx context.Context, n *node, pick *picker) {
 		c, change.Life = expiring, expiringLife
 	}
 	// A removed key costs its readers much, and shows little.
-	switch pick.rng.IntN(32) {
+	switch pick.rng.IntN(100) {
 	case 0:
 		for _, write := range w.begin(n.ID, oracle.Change{Absent: true}, pick.any(c)) {
 			w.end(write, n.caches[c].Delete(ctx, keyNames[write.Key()]))
@@ -148,7 +148,7 @@ func (w *writers) byOutsider(ctx context.Context, pick *picker) {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
 	b := w.redis.B()
-	switch pick.rng.IntN(24) {
+	switch pick.rng.IntN(32) {
 	case 0:
 		for _, write := range w.begin(oracle.Outside, oracle.Change{Absent: true}, pick.any(plain)) {
 			w.end(write, w.redis.Do(ctx, b.Unlink().Key(fullNames[write.Key()]).Build()).Error())
@@ -175,7 +175,7 @@ func (w *writers) byOutsider(ctx context.Context, pick *picker) {
 		for i, result := range w.redis.DoMulti(ctx, commands...) {
 			w.end(writes[i], result.Error())
 		}
-	case 3, 4, 5, 6, 7:
+	case 3, 4, 5, 6, 7, 8:
 		life := time.Duration(200+pick.rng.IntN(1500)) * time.Millisecond
 		for _, write := range w.begin(oracle.Outside, oracle.Change{Life: life}, pick.any(expiring)) {
 			value := string(encode(write.Key(), write.Version()))

@@ -29,7 +29,8 @@
 //   - MonotonicReads: on a node, no read returns what was overwritten by a write that an earlier read with the node's default bound had
 //     returned. It is promised to readers that use the default bound or a tighter one, for keys whose truth is Redis. It is not
 //     promised after a read that asked for more than the default: that one may have gone past L1, which then may still serve,
-//     within its bound, what it held. Nor for keys with a source: while Redis is away a reader is shown the source, and what Redis
+//     within its bound, what it held. Nor on a node whose policy is to serve what L1 held when its link was lost, for the same reason:
+//     its readers are to demand Looser. Nor for keys with a source: while Redis is away a reader is shown the source, and what Redis
 //     held when it comes back counts again until the writer's invalidation is acknowledged.
 //   - StaleFill: Redis itself never holds, for a key with a source, what had been overwritten; and after quiescence all nodes and Redis
 //     agree.
