@@ -223,6 +223,20 @@ func TestVerifyCoversAllReads(t *testing.T) {
 	}
 }
 
+// every calls do at a pace that leaves the processor to others, until the context ends.
+func every(ctx context.Context, pace time.Duration, do func(i int)) {
+	tick := time.NewTicker(pace)
+	defer tick.Stop()
+	for i := 0; ; i++ {
+		select {
+		case <-tick.C:
+			do(i)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
 func compared(n nearcache.VerifyStats) uint64 { return n.Coherent + n.Wrong }
 
 // The bytes in Redis differ from what the codec would write, and the value does not.
@@ -287,7 +301,7 @@ func TestVerifyRaisesNoFalseAlarm(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, redistest.Config{})
 	log := new(logs)
-	const nodes, items, comparisonsEach = 3, 8, 30
+	const nodes, items, comparisonsEach = 3, 8, 20
 	var source sync.Map
 	type node struct {
 		client *nearcache.Client
@@ -300,7 +314,7 @@ func TestVerifyRaisesNoFalseAlarm(t *testing.T) {
 		n.faults = nearcachetest.NewFaults(t)
 		options := optionsFor(server)
 		options.Redis.DialCtxFn = n.faults.Dial
-		options.MaxStaleness = 50 * time.Millisecond
+		options.MaxStaleness = 200 * time.Millisecond
 		options.Verify = nearcache.Verify{SampleRate: 1, MaxPerSecond: 1000}
 		options.Logger = log.logger()
 		n.client = open(t, options)
@@ -323,20 +337,17 @@ func TestVerifyRaisesNoFalseAlarm(t *testing.T) {
 			for i := range keys {
 				keys[i] = fmt.Sprint(i)
 			}
-			for i := 0; ctx.Err() == nil; i++ {
+			every(ctx, time.Millisecond, func(i int) {
 				if i%items == 0 {
 					_, _ = n.cache.GetMany(ctx, keys)
 				}
 				_, _ = n.cache.Get(ctx, keys[i%items])
-			}
+			})
 		})
 	}
 	for w, n := range all {
 		writing.Go(func() {
-			pause := time.NewTicker(2 * time.Millisecond)
-			defer pause.Stop()
-			for i := 0; ctx.Err() == nil; i++ {
-				<-pause.C // long enough for some to be compared before they are overwritten
+			every(ctx, 5*time.Millisecond, func(i int) {
 				key, value := fmt.Sprint(rand.IntN(items)), fmt.Sprint(w, " wrote ", i)
 				switch rand.IntN(6) {
 				case 0:
@@ -358,7 +369,7 @@ func TestVerifyRaisesNoFalseAlarm(t *testing.T) {
 				case 1:
 					_ = outsider.Do(ctx, outsider.B().Flushall().Build()).Error()
 				}
-			}
+			})
 		})
 	}
 	eventually(t, "each node has compared some", func() bool {
