@@ -47,6 +47,10 @@ func (fs *flights[V]) join(view *localcache.View[record[V]], shard *localcache.S
 	if current != nil && (current.began >= notBefore || asOf >= notBefore) && current.token.Current() {
 		return current, false
 	}
+	if current != nil && current.token.Current() {
+		// What the new flight finds may be newer, and be read from L1 before the old one stores what it found: it must not any more.
+		view.Invalidate(k, localcache.Local)
+	}
 	f = &flight[V]{token: view.Token(k, shard), began: localcache.Now(), done: make(chan struct{})}
 	if part.byKey == nil {
 		part.byKey = make(map[localcache.Key]*flight[V])
