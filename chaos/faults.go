@@ -276,8 +276,9 @@ var onProcess = []namedFault{
 					garbage = append(garbage, new([64]*int))
 				}
 				if n%8 == 0 {
-					garbage = nil
 					runtime.GC()
+					runtime.KeepAlive(garbage)
+					garbage = nil
 				}
 				time.Sleep(4 * time.Millisecond)
 			}
