@@ -34,7 +34,7 @@ func (b *background) stop(ctx context.Context) error {
 		select {
 		case <-done:
 		case <-ctx.Done():
-			return fmt.Errorf("nearcache: a verification is still running: %w", context.Cause(ctx))
+			return fmt.Errorf("nearcache: work in the background is still running: %w", context.Cause(ctx))
 		}
 	}
 	return nil

@@ -91,9 +91,9 @@ type Options struct {
 	Verify Verify
 
 	// Canary is how often this client writes a key of its own, the first prefix followed by "nearcache:canary:" and a random name, to
-	// see its push on the link. The time between is recorded (nearcache.invalidation.lag, LinkStats.CanaryLag). If the push has not come
-	// within MaxStaleness, nor by the end of a fence after that, the link is given up as if it had failed, and the reason is in Health until a
-	// new one is live. Each push goes to all nodes of the fleet, so a fleet of n nodes gets n² pushes an interval. Default 0: never; from
+	// see its push on the link. The time between is recorded (nearcache.invalidation.lag, LinkStats.CanaryLag). If the push has not
+	// come within MaxStaleness, nor by the end of a fence after that, the link is given up as if it had failed, and the reason is in
+	// Health until a new one is live. Each push goes to all nodes, so a fleet of n gets n² of them an interval. Default 0: never; from
 	// 10 ms to 1 hour. The user needs the right to write the key.
 	Canary time.Duration
 

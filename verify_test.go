@@ -392,10 +392,10 @@ func TestVerifyRaisesNoFalseAlarm(t *testing.T) {
 	}
 }
 
-// A write that is carried out just before Redis is asked, and whose announcement is slow, is no lost one: the fence waits for it.
-func TestVerifyLooksBeforeItFences(t *testing.T) {
-	t.Parallel()
-	v := newVerified(t, func(o *nearcache.Options) { o.MaxStaleness = endless }, fromSource)
+// newCompared returns a node that serves "of k" and has compared that, and does nothing more by itself.
+func newCompared(t *testing.T) *verified {
+	t.Helper()
+	v := newVerified(t, func(o *nearcache.Options) { o.MaxStaleness, o.SettleFills = endless, true }, fromSource)
 	warm(t, v.cache, "k", "of k")
 	eventually(t, "reads are compared", func() bool {
 		want(t, v.cache, "k", "of k")
@@ -405,6 +405,33 @@ func TestVerifyLooksBeforeItFences(t *testing.T) {
 		n := v.stats()
 		return compared(n)+n.Unresolved+n.Skipped == statsOf(v.client).LocalHits
 	})
+	return v
+}
+
+// What was served has been evicted and fetched anew before it could be compared: the new entry answers for itself alone.
+func TestVerifyTellsEntriesApart(t *testing.T) {
+	t.Parallel()
+	v := newCompared(t)
+	before, evicted := v.stats(), v.client.Stats().Local.Invalidations.Tracking.Evicted
+	v.faults.Stall(nearcachetest.Data, nearcachetest.ToServer)
+	want(t, v.cache, "k", "of k")
+	elapse(100 * time.Millisecond) // Redis is being asked
+	v.server.Do(t, "SET", prefix+"k", "new")
+	eventually(t, "L1 is told", func() bool { return v.client.Stats().Local.Invalidations.Tracking.Evicted > evicted })
+	v.faults.Stall(nearcachetest.Links, nearcachetest.ToClient) // the fence waits
+	v.faults.Resume(nearcachetest.Data, nearcachetest.ToServer)
+	want(t, v.cache, "k", "new")
+	v.faults.Resume(nearcachetest.Links, nearcachetest.ToClient)
+	eventually(t, "the comparison ends", func() bool { return v.stats() != before })
+	if n := v.stats(); n.Wrong != 0 || n.Unresolved != before.Unresolved+1 {
+		t.Errorf("%+v, before %+v", n, before)
+	}
+}
+
+// A write that is carried out just before Redis is asked, and whose announcement is slow, is no lost one: the fence waits for it.
+func TestVerifyLooksBeforeItFences(t *testing.T) {
+	t.Parallel()
+	v := newCompared(t)
 	before, asked := v.stats(), calls(t, v.server, "get")
 
 	v.faults.Stall(nearcachetest.Data, nearcachetest.ToServer)
