@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strconv"
 	"strings"
 	"sync"
@@ -99,6 +100,9 @@ func oneConnection(options *nearcache.Options) { options.Redis.PipelineMultiplex
 // open opens a node that is closed with the test.
 func open(t testing.TB, options nearcache.Options) *nearcache.Client {
 	t.Helper()
+	if options.Logger == nil {
+		options.Logger = slog.New(slog.NewTextHandler(t.Output(), nil))
+	}
 	client, err := nearcache.Open(t.Context(), options)
 	for errors.Is(err, tracking.ErrLinkDown) { // no answer in time: the machine is busy
 		client, err = nearcache.Open(t.Context(), options)
@@ -135,6 +139,14 @@ func newCache[V any](t testing.TB, client *nearcache.Client, config nearcache.Co
 func stringCache(t testing.TB, client *nearcache.Client, load func(context.Context, string) (string, error)) *nearcache.Cache[string] {
 	t.Helper()
 	return newCache(t, client, nearcache.Config[string]{Codec: nearcache.String(), Load: load})
+}
+
+// bounded returns a context for calls that a defect might keep waiting for ever.
+func bounded(t testing.TB) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	t.Cleanup(cancel)
+	return ctx
 }
 
 // get reads a value that has to be there.

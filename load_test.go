@@ -19,7 +19,9 @@ import (
 func loaded(t *testing.T, server *redistest.Server, stop *checkpoint) (*nearcache.Client, *nearcache.Cache[string], *atomic.Int64) {
 	t.Helper()
 	loads := new(atomic.Int64)
-	client := open(t, optionsFor(server))
+	options := optionsFor(server)
+	options.MaxStaleness = endless
+	client := open(t, options)
 	cache := stringCache(t, client, func(ctx context.Context, key string) (string, error) {
 		loads.Add(1)
 		stop.pass()

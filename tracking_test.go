@@ -585,7 +585,7 @@ func TestPromise3ReadYourWrites(t *testing.T) {
 			write.write(t, cache)
 			read := func() {
 				t.Helper()
-				value, err := cache.Get(t.Context(), "k")
+				value, err := cache.Get(bounded(t), "k")
 				if value != write.value || (write.value == "") != errors.Is(err, nearcache.ErrNotFound) {
 					t.Fatalf("after the write: %q, %v; want %q", value, err, write.value)
 				}
@@ -908,7 +908,7 @@ func TestPromise5NoStaleFill(t *testing.T) {
 				if value, _ := stored(t, n.server, prefix+"k"); value != event.after {
 					t.Errorf("Redis holds %q, want %q", value, event.after)
 				}
-				value, err := n.cache.Get(t.Context(), "k")
+				value, err := n.cache.Get(bounded(t), "k")
 				if value != event.after || (event.after == "") != errors.Is(err, nearcache.ErrNotFound) {
 					t.Errorf("the next read: %q, %v; want %q", value, err, event.after)
 				}
