@@ -1,8 +1,8 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench chaos mutants model lint fuzz examples ci clean
+.PHONY: help demo test test-kafka bench chaos mutants model lint fuzz examples ci clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## three nodes keep their caches coherent: REDIS_ADDR=host:port uses a server that runs, else one is started
 	@test -n "$(REDIS_ADDR)" || scripts/install redis-server
@@ -10,6 +10,9 @@ demo: ## three nodes keep their caches coherent: REDIS_ADDR=host:port uses a ser
 
 test: ## test every module with the race detector, against a real redis-server; TESTFLAGS go to go test
 	@scripts/test $(TESTFLAGS)
+
+test-kafka: ## test broadcast/kafka on a real Apache Kafka, which Maven fetches; TESTFLAGS go to go test
+	@scripts/test-kafka $(TESTFLAGS)
 
 bench: ## measure side by side with other caches, as ratios within one run
 	@scripts/install redis-server
