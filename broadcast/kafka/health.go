@@ -130,9 +130,9 @@ func (h *health) lastLoss() time.Time {
 	return h.lost
 }
 
-// answeredSince reports whether a request has been answered after a time, and none has failed since.
-func (h *health) answeredSince(at time.Time) bool {
+// allSince reports whether no request has failed since a time, and one has been answered.
+func (h *health) allSince(at time.Time) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.good.After(at) && h.good.After(h.lost)
+	return at.After(h.lost) && h.good.After(h.lost)
 }

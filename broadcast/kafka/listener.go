@@ -26,7 +26,8 @@ type listener struct {
 	disturbed bool      // the client has reported an error, and may have stopped
 	down      bool      // an open gap has been reported
 	lost      time.Time // when that was due
-	target    int64     // the end of the log after that: when it is reached all is delivered; -1 while not known
+	target    int64     // an end of the log after that: when it is reached all is delivered; -1 while none is known
+	asked     time.Time // when that was asked for
 	stalled   int64     // the position when there was more for the first time, so that progress can be seen
 	since     time.Time // when that was; zero when there was not
 }
@@ -86,7 +87,7 @@ func (l *listener) apply(a answer, next int64, began time.Time) {
 			l.moveTo(l.next.Load())
 		}
 		if l.down && began.After(l.lost) {
-			l.target = a.end
+			l.target, l.asked = a.end, began
 		}
 	}
 }
@@ -144,7 +145,7 @@ func (l *listener) cutOff(now time.Time) {
 
 // resume reports that all has been delivered that was stored while nothing was, if that is so.
 func (l *listener) resume() {
-	if l.down && l.target >= 0 && l.next.Load() >= l.target && l.subscriber.health.answeredSince(l.lost) {
+	if l.down && l.target >= 0 && l.next.Load() >= l.target && l.subscriber.health.allSince(l.asked) {
 		l.down, l.target = false, -1
 		l.receiver.Gap(broadcast.Gap{Reason: broadcast.Resumed})
 	}

@@ -96,26 +96,32 @@ func TestInspectionOvertaken(t *testing.T) {
 
 func TestResume(t *testing.T) {
 	l, r := testListener()
-	at := time.Now()
-	l.cutOff(at)
-	l.cutOff(at)
+	health := l.subscriber.health
+	start := time.Now()
+	at := func(second int) time.Time { return start.Add(time.Duration(second) * time.Second) }
+	health.lost = at(1)
+	l.cutOff(at(1))
+	l.cutOff(at(1))
 	r.expect(t, "reconnect open")
 
-	l.apply(answer{view: view{id: l.id, end: 102}}, 100, at.Add(-time.Second)) // asked before the loss: it tells nothing
+	l.apply(answer{view: view{id: l.id, end: 102}}, 100, at(0)) // asked before the loss: it tells nothing
+	health.good = at(2)
 	l.take(record(100))
 	l.take(record(101))
 	l.resume()
 	r.expect(t, "100", "101")
 
-	l.apply(answer{view: view{id: l.id, end: 103}}, 102, at.Add(time.Second))
-	l.subscriber.health.good = at.Add(time.Second)
+	l.apply(answer{view: view{id: l.id, end: 103}}, 102, at(3))
 	l.resume()
 	r.expect(t) // not yet: there is one more
+	health.lost = at(4)
 	l.take(record(102))
-	l.subscriber.health.lost = at.Add(2 * time.Second)
 	l.resume()
-	r.expect(t, "102") // not yet: the broker does not answer
-	l.subscriber.health.good = at.Add(3 * time.Second)
+	r.expect(t, "102") // not yet: it was lost again
+	health.good = at(5)
+	l.resume()
+	r.expect(t) // not yet: there may be more than there was
+	l.apply(answer{view: view{id: l.id, end: 103}}, 103, at(6))
 	l.resume()
 	l.resume()
 	r.expect(t, "resumed")

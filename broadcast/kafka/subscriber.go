@@ -171,7 +171,7 @@ func (s *subscriber) take(fetches kgo.Fetches) {
 		case errors.Is(err, context.Canceled), errors.Is(err, kgo.ErrClientClosed):
 		case topic == "": // the group is lost
 			s.cutOffAll(time.Now())
-		case s.listeners[topic] != nil && p == partition:
+		case s.listeners[topic] != nil && p <= partition: // a negative one means the topic
 			s.listeners[topic].disturb(err)
 			s.askForInspection()
 		}

@@ -14,7 +14,7 @@ func BenchmarkRoundTrip(b *testing.B) {
 		"fanout": makeFanout, "streams": makeStreams,
 	} {
 		b.Run(name, func(b *testing.B) {
-			transport, err := make_(rabbitmq.Options{URLs: []string{broker.URL()}})
+			transport, err := make_(rabbitmq.Options{URLs: []string{broker().URL()}})
 			if err != nil {
 				b.Fatal(err)
 			}

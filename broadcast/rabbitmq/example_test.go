@@ -23,7 +23,7 @@ func newBus(url, node string) *broadcast.Bus {
 
 func ExampleNewFanout() {
 	ctx := context.Background()
-	url := broker.URL() // "amqp://user:password@rabbit:5672/"
+	url := broker().URL() // "amqp://user:password@rabbit:5672/"
 	london, tokyo := newBus(url, "london"), newBus(url, "tokyo")
 	defer london.Close(ctx)
 	defer tokyo.Close(ctx)

@@ -96,9 +96,9 @@ func (t *fanout) declare(conn *connection, topic string) error {
 }
 
 // unrouted frames are nobody's loss, unless this node itself listens: then its queue should have had it.
-func (t *fanout) unrouted(topic string) error {
+func (t *fanout) unrouted(topic string, number uint64) error {
 	if l := t.listener(t.exchange(topic)); l != nil {
-		l.loseBinding()
+		l.verify(number)
 	}
 	return nil
 }
@@ -262,21 +262,14 @@ func (l *fanoutListener) overdue() (number uint64, ok bool) {
 	return l.sent, ok
 }
 
-// verify is called when everything has been delivered that was in the queue when the number was overdue.
+// verify is called when the number should have come back, if the topic is bound at all.
 func (l *fanoutListener) verify(number uint64) {
 	l.mu.Lock()
-	missing := l.echoed < number
-	l.mu.Unlock()
-	if missing {
-		l.loseBinding()
-	}
-}
-
-func (l *fanoutListener) loseBinding() {
-	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.lost = true
-	l.transport.wake()
+	if l.echoed < number {
+		l.lost = true
+		l.transport.wake()
+	}
 }
 
 // takeLost reports, once, whether the topic must be bound anew.

@@ -46,9 +46,6 @@ func (t *fanout) serve(up func()) error {
 		return err
 	}
 	up()
-	if err := s.awaitCatchUp(); err != nil {
-		return err
-	}
 	return s.deliver(deliveries)
 }
 
@@ -62,30 +59,35 @@ func (s *session) claimQueue() error {
 		switch {
 		case hasCode(err, amqp.NotFound):
 			clear(s.bound) // it was deleted, and what was in it is lost
+			s.created = false
 		case err != nil:
 			return err
 		}
 	}
-	err := s.conn.do(func(channel *amqp.Channel) error {
-		_, err := channel.QueueDeclare(s.queue, true, false, false, false, s.options.queueArguments())
-		if err != nil {
+	if !s.created {
+		err := s.conn.do(func(channel *amqp.Channel) error {
+			_, err := channel.QueueDeclare(s.queue, true, false, false, false, s.options.queueArguments())
 			return err
+		})
+		if hasCode(err, amqp.NotFound) {
+			// It is on a node of the cluster that is away, and no other can make it anew. Another queue can be made.
+			s.queue = s.newQueueName()
 		}
+		if err != nil {
+			return fmt.Errorf("rabbitmq: declare the queue of the node: %w", rejection(err))
+		}
+		s.created = true
+	}
+	err := s.conn.do(func(channel *amqp.Channel) error {
 		nodes := s.options.Prefix + nodesName
 		if err := channel.ExchangeDeclare(nodes, amqp.ExchangeDirect, true, false, false, false, nil); err != nil {
 			return err
 		}
 		return channel.QueueBind(s.queue, s.queue, nodes, false, nil)
 	})
-	if hasCode(err, amqp.NotFound) {
-		// It is on a node of the cluster that is away, and no other can make it anew. Another queue can be made.
-		s.queue, s.created = s.newQueueName(), false
-		clear(s.bound)
-	}
 	if err != nil {
-		return fmt.Errorf("rabbitmq: declare the queue of the node: %w", rejection(err))
+		return fmt.Errorf("rabbitmq: bind the queue of the node for marks: %w", rejection(err))
 	}
-	s.created = true
 	return nil
 }
 
@@ -110,12 +112,16 @@ func (s *session) consume() (<-chan amqp.Delivery, error) {
 // deliver hands over what comes until the session is lost or the transport closed.
 func (s *session) deliver(deliveries <-chan amqp.Delivery) error {
 	closes := s.channel.NotifyClose(make(chan *amqp.Error, 1))
+	returns := s.channel.NotifyReturn(make(chan amqp.Return, 1))
 	acks := newAcknowledger(s.channel)
 	defer acks.timer.Stop()
 	stuck := time.NewTimer(markTimeout)
 	defer stuck.Stop()
 	rebind := time.NewTimer(rebindDelay)
 	defer rebind.Stop()
+	if err := s.awaitCatchUp(); err != nil {
+		return err
+	}
 	for {
 		select {
 		case d, ok := <-deliveries:
@@ -137,6 +143,8 @@ func (s *session) deliver(deliveries <-chan amqp.Delivery) error {
 				s.wake()
 			}
 			rebind.Reset(rebindDelay)
+		case <-returns: // a mark that is in no queue
+			return errNoMark
 		case <-stuck.C:
 			if len(s.pending) > 0 {
 				return errNoMark
@@ -186,7 +194,8 @@ func (s *session) mark(action func()) error {
 	id := rand.Text() // unlike those of earlier sessions, which may still be in the queue
 	s.pending[id] = action
 	message := amqp.Publishing{Type: markType, MessageId: id, DeliveryMode: amqp.Transient}
-	_, err := s.channel.PublishWithDeferredConfirm(s.options.Prefix+nodesName, s.queue, false, false, message)
+	const mandatory, immediate = true, false
+	_, err := s.channel.PublishWithDeferredConfirm(s.options.Prefix+nodesName, s.queue, mandatory, immediate, message)
 	return err
 }
 

@@ -2,6 +2,7 @@ package rabbitmq_test
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"strings"
 	"testing"
@@ -81,8 +82,8 @@ func TestBindingDeletion(t *testing.T) {
 
 func TestBrokerCrash(t *testing.T) {
 	outcome := fanoutFault(t, "broker-crash", func(f broadcasttest.Fault) {
-		broker.Crash()
-		if err := broker.Restart(context.Background()); err != nil {
+		broker().Crash()
+		if err := broker().Restart(context.Background()); err != nil {
 			f.Fatal(err)
 		}
 	})
@@ -183,7 +184,7 @@ func nodes(t *testing.T, vary func(*rabbitmq.Options)) map[string]broadcast.Tran
 	for name, make_ := range map[string]func(rabbitmq.Options) (broadcast.Transport, error){
 		"fanout": makeFanout, "streams": makeStreams,
 	} {
-		options := rabbitmq.Options{URLs: []string{broker.URL()}, Config: amqp.Config{Heartbeat: 2 * time.Second}}
+		options := rabbitmq.Options{URLs: []string{broker().URL()}, Config: amqp.Config{Heartbeat: 2 * time.Second}}
 		if vary != nil {
 			vary(&options)
 		}
@@ -197,11 +198,36 @@ func nodes(t *testing.T, vary func(*rabbitmq.Options)) map[string]broadcast.Tran
 	return made
 }
 
+// TestBlackHole: that nothing comes any more is noticed although no connection tells.
+func TestBlackHole(t *testing.T) {
+	for name, make_ := range map[string]func(rabbitmq.Options) (broadcast.Transport, error){
+		"fanout": makeFanout, "streams": makeStreams,
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHarness(make_)
+			transport := h.Transport(t)
+			defer transport.Close(context.Background())
+			r := newCounter()
+			if _, err := transport.Listen(t.Context(), "black-hole", r); err != nil {
+				t.Fatal(err)
+			}
+			heal := h.BlackHole(t, transport)
+			if gap := <-r.gaps; !gap.Open {
+				t.Errorf("the gap is %v, want an open one", gap)
+			}
+			heal()
+			if gap := <-r.gaps; gap.Reason != broadcast.Resumed {
+				t.Errorf("the gap after the return is %v, want %v", gap, broadcast.Resumed)
+			}
+		})
+	}
+}
+
 // TestBlockedBroker: a broker that is short of memory or disk takes no messages, and Send says so at once.
 func TestBlockedBroker(t *testing.T) {
 	alarm := func(call string) {
 		t.Helper()
-		if answer, err := broker.Eval(call); err != nil || answer != "ok" {
+		if answer, err := broker().Eval(call); err != nil || answer != "ok" {
 			t.Fatalf("%s gave %s, %v", call, answer, err)
 		}
 	}
@@ -226,17 +252,18 @@ func TestBlockedBroker(t *testing.T) {
 
 // TestRefusals: what trying again cannot cure is told at once, to publishers and to subscribers.
 func TestRefusals(t *testing.T) {
+	user := rand.Text()
 	for _, call := range []string{
-		`rabbit_auth_backend_internal:add_user(<<"reader">>, <<"secret">>, <<"test">>)`,
-		`rabbit_auth_backend_internal:set_permissions(<<"reader">>, <<"/">>, <<"^$">>, <<"^$">>, <<".*">>, <<"test">>)`,
+		`rabbit_auth_backend_internal:add_user(<<"` + user + `">>, <<"secret">>, <<"test">>)`,
+		`rabbit_auth_backend_internal:set_permissions(<<"` + user + `">>, <<"/">>, <<"^$">>, <<"^$">>, <<".*">>, <<"test">>)`,
 	} {
-		if answer, err := broker.Eval(call); err != nil || answer != "ok" {
+		if answer, err := broker().Eval(call); err != nil || answer != "ok" {
 			t.Fatalf("%s gave %s, %v", call, answer, err)
 		}
 	}
 	for problem, url := range map[string]string{
-		"no permission":   "amqp://reader:secret@" + broker.Addr() + "/",
-		"no virtual host": rabbittest.URL(broker.Addr()) + "nowhere",
+		"no permission":   "amqp://" + user + ":secret@" + broker().Addr() + "/",
+		"no virtual host": rabbittest.URL(broker().Addr()) + "nowhere",
 	} {
 		for name, transport := range nodes(t, func(o *rabbitmq.Options) { o.URLs = []string{url} }) {
 			t.Run(problem+"/"+name, func(t *testing.T) {
@@ -293,13 +320,13 @@ func TestCloseDeletesQueue(t *testing.T) {
 	}
 	queue := rabbitmq.QueueOf(transport)
 	exists := `rabbit_amqqueue:exists(rabbit_misc:r(<<"/">>, queue, <<"` + queue + `">>))`
-	if answer, err := broker.Eval(exists); err != nil || answer != "true" {
+	if answer, err := broker().Eval(exists); err != nil || answer != "true" {
 		t.Fatalf("while listening %s gave %s, %v", exists, answer, err)
 	}
 	if err := transport.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if answer, err := broker.Eval(exists); err != nil || answer != "false" {
+	if answer, err := broker().Eval(exists); err != nil || answer != "false" {
 		t.Errorf("after Close %s gave %s, %v", exists, answer, err)
 	}
 }

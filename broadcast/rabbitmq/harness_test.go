@@ -29,7 +29,7 @@ func newHarness(make_ func(rabbitmq.Options) (broadcast.Transport, error)) *harn
 
 func (h *harness) Transport(t testing.TB) broadcast.Transport {
 	t.Helper()
-	proxy := broadcasttest.NewProxy(t, broker.Addr())
+	proxy := broadcasttest.NewProxy(t, broker().Addr())
 	transport, err := h.make(rabbitmq.Options{
 		URLs:   []string{rabbittest.URL(proxy.Addr())},
 		Config: amqp.Config{Heartbeat: 2 * time.Second},
@@ -51,14 +51,14 @@ func (h *harness) proxy(node broadcast.Transport) *broadcasttest.Proxy {
 
 func (h *harness) Stop(t testing.TB) {
 	t.Helper()
-	if err := broker.StopBroker(); err != nil {
+	if err := broker().StopBroker(); err != nil {
 		t.Fatal(err)
 	}
 }
 
 func (h *harness) Start(t testing.TB) {
 	t.Helper()
-	if err := broker.StartBroker(); err != nil {
+	if err := broker().StartBroker(); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -66,7 +66,7 @@ func (h *harness) Start(t testing.TB) {
 // Break makes the broker close every connection.
 func (h *harness) Break(t testing.TB) {
 	t.Helper()
-	if err := broker.CloseConnections(); err != nil {
+	if err := broker().CloseConnections(); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -82,7 +82,7 @@ func (h *harness) BlackHole(_ testing.TB, node broadcast.Transport) (heal func()
 // administer does something on a channel of its own, as an operator would.
 func administer(t testing.TB, do func(*amqp.Channel) error) {
 	t.Helper()
-	conn, err := amqp.DialConfig(broker.URL(), amqp.Config{
+	conn, err := amqp.DialConfig(broker().URL(), amqp.Config{
 		Dial: func(network, address string) (net.Conn, error) {
 			return net.DialTimeout(network, address, 10*time.Second)
 		},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"sync"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -11,19 +12,24 @@ import (
 	"github.com/go-nearcache/nearcache/broadcast/rabbitmq/internal/rabbittest"
 )
 
-// broker is shared by all tests of the package: starting one takes seconds. They do not run in parallel, since some stop it.
-var broker *rabbittest.Server
+// broker returns the broker that all tests share: starting one takes seconds, so only a test that needs it does, which
+// fuzzing does not. Tests do not run in parallel, since some stop it.
+var broker = sync.OnceValue(func() *rabbittest.Server {
+	server, err := rabbittest.Run(context.Background())
+	if err != nil {
+		panic(err) // it says what to install
+	}
+	cleanup = server.Close
+	return server
+})
+
+var cleanup = func() {}
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
-	var err error
-	if broker, err = rabbittest.Run(context.Background()); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
 	code := m.Run()
-	broker.Close()
+	cleanup()
 	if code == 0 {
 		if err := goleak.Find(); err != nil {
 			fmt.Fprintln(os.Stderr, err)

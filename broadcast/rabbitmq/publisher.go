@@ -36,8 +36,8 @@ type target interface {
 	// declare makes sure that the exchange, and what must be behind it, exists. It is called before the first frame of
 	// each topic and connection, and again after unrouted has returned an error.
 	declare(conn *connection, topic string) error
-	// unrouted says what it means that the broker has accepted a frame and put it in no queue.
-	unrouted(topic string) error
+	// unrouted says what it means that the broker has accepted a frame, by its number, and put it in no queue.
+	unrouted(topic string, number uint64) error
 }
 
 // publication is a frame on its way.
@@ -262,7 +262,7 @@ func (l *link) confirmed(c amqp.Confirmation) {
 	case !c.Ack:
 		request.outcome <- errNoAck
 	case request.nowhere:
-		err := l.publisher.target.unrouted(request.topic)
+		err := l.publisher.target.unrouted(request.topic, request.number)
 		if err != nil {
 			l.mu.Lock()
 			delete(l.declared, request.topic)

@@ -70,7 +70,7 @@ func (t *streams) declare(conn *connection, topic string) error {
 }
 
 // unrouted frames are not stored: the stream or its binding is gone. Send fails, and makes them anew when it is called again.
-func (t *streams) unrouted(string) error { return errNoStream }
+func (t *streams) unrouted(string, uint64) error { return errNoStream }
 
 // Send implements [broadcast.Transport].
 func (t *streams) Send(ctx context.Context, frame broadcast.Frame) error {
