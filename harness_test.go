@@ -18,7 +18,7 @@ import (
 )
 
 // patience ends the wait for what has to happen. It is long because the machine may be busy; no test passes by its end.
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 // slow is the RemoteTimeout of the nodes here, and with it the deadline of their links: a busy machine must not look like a server
 // that is away. Where a server is away without a sign, a test waits that long for the node to find out.

@@ -143,7 +143,9 @@ func (c *Cache[V]) loadClaimed(ctx context.Context, f *flight[V], key string, k 
 			return false
 		}
 	}
-	// The source still serves; what it says is stored nowhere, since nothing would tell when it changes.
+	// The source still serves; what it says is stored nowhere, since nothing would tell when it changes. For the same reason readers
+	// who come from now on get a flight of their own: who changes the source deletes a key that is not there, and no push follows.
+	c.view.Invalidate(k, localcache.Local)
 	value, err := c.callLoader(ctx, key)
 	c.flights.end(k, f, value, err)
 	return true

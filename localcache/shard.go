@@ -23,6 +23,7 @@ type shardState struct {
 	owner *Shard  // a row is used again after its shard was closed
 	epoch uint64  // what entries must carry to be served
 	fill  uint64  // what fills must carry: epoch, or none while frozen
+	last  uint64  // the last epoch that began: it tells one time without an epoch from the next
 	asOf  Instant // every write acknowledged before it has been applied
 }
 
@@ -60,7 +61,7 @@ func (s *Shard) Renew(asOf Instant) uint64 {
 	var epoch uint64
 	s.update(func(row *shardState) {
 		epoch = lastEpoch.Add(1)
-		row.epoch, row.fill = epoch, epoch
+		row.epoch, row.fill, row.last = epoch, epoch, epoch
 		row.asOf = max(row.asOf, asOf)
 	})
 	return epoch

@@ -219,3 +219,20 @@ func readUnderOutages(t *testing.T) int64 {
 	checkBooks(t, c)
 	return hits.Load()
 }
+
+// TestTokenOfAnEarlierTimeWithoutAnEpoch: in between there was a link, whose as-of vouches for nothing that came before it.
+func TestTokenOfAnEarlierTimeWithoutAnEpoch(t *testing.T) {
+	c, s := open(t, Options{})
+	v := NewView[string](c, "v")
+	k := v.Key("k")
+	s.Suspend()
+	token := v.Token(k, s)
+	if !token.Current() || token.Live() {
+		t.Errorf("during the first: current %v, live %v", token.Current(), token.Live())
+	}
+	s.Renew(Now())
+	s.Suspend()
+	if token.Current() {
+		t.Error("current again in the second")
+	}
+}

@@ -13,6 +13,7 @@ type Token struct {
 	stripe     *atomic.Uint64
 	generation uint64
 	epoch      uint64
+	last       uint64 // the shard's last epoch, which tells apart two times without one
 }
 
 // Token notes the generation of the key's stripe and the epoch that the shard allows fills under. The shard must be one
@@ -20,14 +21,19 @@ type Token struct {
 func (v *View[V]) Token(k Key, s *Shard) Token {
 	s.mustBelongTo(v.cache)
 	stripe := v.cache.stripe(k)
-	return Token{shard: s, stripe: stripe, generation: stripe.Load(), epoch: s.state().fill}
+	generation, state := stripe.Load(), s.state()
+	return Token{shard: s, stripe: stripe, generation: generation, epoch: state.fill, last: state.last}
 }
 
 // Current reports whether a value fetched since the token was taken is as good as one fetched now: the key has not been
-// invalidated and the shard's epoch for fills, be it none, is the same. About once in 65,536 invalidations it denies that
+// invalidated and the shard's epoch for fills is the same, or there has been none all the while. About once in 65,536 invalidations it denies that
 // for an invalidation of another key. A reader may join the fetch of another one only while that one's token is current.
 func (t Token) Current() bool {
-	return t.shard != nil && t.stripe.Load() == t.generation && t.shard.state().fill == t.epoch
+	if t.shard == nil || t.stripe.Load() != t.generation {
+		return false
+	}
+	state := t.shard.state()
+	return state.fill == t.epoch && state.last == t.last
 }
 
 // Live reports whether the token can lead to a stored entry at all, that is, whether the shard was live when it was taken.
