@@ -14,10 +14,10 @@ import (
 )
 
 // recoveryLimit is how long nodes may take to be whole again once nothing is wrong any more.
-const recoveryLimit = 20 * time.Second
+const recoveryLimit = 30 * time.Second
 
 // auditLimit is how long a whole audit may take.
-const auditLimit = 2 * time.Minute
+const auditLimit = 5 * time.Minute
 
 // audit stops all writes and compares what the nodes serve, what Redis holds and what the oracle knows. Nothing may be older than the
 // last write, or than one of which nobody knows.
@@ -75,7 +75,7 @@ func (f *fleet) auditNode(ctx context.Context, n *node) error {
 // sweep reads every key, by the default bound, and passes on its version: 0 if there is nothing. Reads that fail are done again: the
 // audit has just cut the connections.
 func (n *node) sweep(ctx context.Context, visit func(key int, version uint64, began, ended oracle.Instant)) error {
-	const batch = 128
+	const batch = 64
 	for c := range classes {
 		var left []int
 		for i := range classCounts[c] {
@@ -108,7 +108,7 @@ func (n *node) sweep(ctx context.Context, visit func(key int, version uint64, be
 
 // auditAsChild is what the audit asks of a child.
 func (n *node) auditAsChild(ctx context.Context, out *recorder) error {
-	ctx, cancel := context.WithTimeout(ctx, 2*recoveryLimit)
+	ctx, cancel := context.WithTimeout(ctx, auditLimit)
 	defer cancel()
 	fenced, err := n.fence(ctx)
 	if err != nil {
@@ -116,13 +116,13 @@ func (n *node) auditAsChild(ctx context.Context, out *recorder) error {
 	}
 	if err := n.sweep(ctx, func(key int, version uint64, began, ended oracle.Instant) {
 		out.write(record{
-			Demand: int32(oracle.Fenced), Key: int32(key), Version: version,
+			Demand: oracle.Fenced, Key: key, Version: version,
 			NotBefore: int64(fenced.Add(out.offset - out.uncertainty)),
 		}, began, ended)
 	}); err != nil {
 		return err
 	}
-	out.write(record{Done: 1}, oracle.Now(), oracle.Now())
+	out.write(record{Done: true}, oracle.Now(), oracle.Now())
 	return nil
 }
 

@@ -105,3 +105,18 @@ func TestItems(t *testing.T) {
 		}
 	}
 }
+
+func TestRecords(t *testing.T) {
+	for _, want := range []record{
+		{Demand: oracle.Fenced, Tier: oracle.Remote, Key: 3000, Version: 1 << 60, Began: 1, Ended: 1 << 62, Bound: time.Hour, NotBefore: 7},
+		{Version: foreignVersion, Began: -5},
+		{Done: true},
+	} {
+		encoded := want.encode(nil)
+		var got record
+		got.decode(encoded)
+		if len(encoded) != recordSize || got != want {
+			t.Errorf("%+v in %d bytes became %+v", want, len(encoded), got)
+		}
+	}
+}

@@ -49,17 +49,41 @@ type instruction struct {
 	Audit    bool   `json:",omitempty"`
 }
 
-// A record is what a child says of one read, of fixed size. Its instants are of CLOCK_MONOTONIC; Bound tells the kind of reader.
+// A record is what a child says of one read. Its instants are of CLOCK_MONOTONIC.
 type record struct {
-	Demand    int32
-	Tier      int32
-	Key       int32
-	Done      int32 // 1 in the record of no read that says that the client is open, or that an audit has ended
+	Demand    oracle.Demand
+	Tier      oracle.Tier
+	Key       int
 	Version   uint64
 	Began     int64
 	Ended     int64
-	Bound     int64
-	NotBefore int64 // of a fenced read
+	Bound     time.Duration // tells the kind of reader
+	NotBefore int64         // of a fenced read
+	Done      bool          // of no read: the client is open, or an audit has ended
+}
+
+const recordSize = 8 * 8
+
+// encode appends the record in recordSize bytes.
+func (r *record) encode(b []byte) []byte {
+	done := uint64(0)
+	if r.Done {
+		done = 1
+	}
+	for _, field := range [...]uint64{
+		uint64(r.Demand)<<32 | uint64(r.Tier), uint64(r.Key), r.Version, uint64(r.Began), uint64(r.Ended), uint64(r.Bound), uint64(r.NotBefore), done,
+	} {
+		b = binary.NativeEndian.AppendUint64(b, field)
+	}
+	return b
+}
+
+func (r *record) decode(b []byte) {
+	field := func(i int) uint64 { return binary.NativeEndian.Uint64(b[8*i:]) }
+	*r = record{
+		Demand: oracle.Demand(field(0) >> 32), Tier: oracle.Tier(field(0) & 0xff), Key: int(field(1)), Version: field(2),
+		Began: int64(field(3)), Ended: int64(field(4)), Bound: time.Duration(field(5)), NotBefore: int64(field(6)), Done: field(7) != 0,
+	}
 }
 
 // startChild starts a child through the prefix of a command, which may bring it into another network.
@@ -100,17 +124,19 @@ func (c *child) listen(o *oracle.Oracle) {
 	readers := map[kind]*oracle.Reader{}
 	in := bufio.NewReaderSize(c.out, 1<<16)
 	here := func(monotonic int64) oracle.Instant { return oracle.Instant(monotonic).Add(-c.offset) }
+	var r record
+	encoded := make([]byte, recordSize)
 	for {
-		var r record
-		if err := binary.Read(in, binary.NativeEndian, &r); err != nil {
+		if _, err := io.ReadFull(in, encoded); err != nil {
 			c.failure = err
 			return
 		}
-		if r.Done != 0 {
+		r.decode(encoded)
+		if r.Done {
 			c.done <- struct{}{}
 			continue
 		}
-		k := kind{oracle.Demand(r.Demand), time.Duration(r.Bound)}
+		k := kind{r.Demand, r.Bound}
 		reader := readers[k]
 		if reader == nil {
 			reader = o.Reader(c.ID, k.demand, k.bound)
@@ -119,13 +145,13 @@ func (c *child) listen(o *oracle.Oracle) {
 		began, ended := here(r.Began), here(r.Ended)
 		switch {
 		case k.demand == oracle.Fenced:
-			reader.Since(here(r.NotBefore), int(r.Key), r.Version, began, ended)
+			reader.Since(here(r.NotBefore), r.Key, r.Version, began, ended)
 		case r.Version == 0:
-			reader.Missing(int(r.Key), began, ended)
+			reader.Missing(r.Key, began, ended)
 		case r.Version == foreignVersion:
-			reader.Value(int(r.Key), 0, began, ended, oracle.Tier(r.Tier))
+			reader.Value(r.Key, 0, began, ended, r.Tier)
 		default:
-			reader.Value(int(r.Key), r.Version, began, ended, oracle.Tier(r.Tier))
+			reader.Value(r.Key, r.Version, began, ended, r.Tier)
 		}
 	}
 }
@@ -214,7 +240,7 @@ func beChild() error {
 		return err
 	}
 	out := &recorder{out: bufio.NewWriterSize(os.Stdout, 1<<15), offset: offset, uncertainty: uncertainty}
-	out.write(record{Done: 1}, 0, 0) // open
+	out.write(record{Done: true}, 0, 0) // open
 	var work sync.WaitGroup
 	work.Go(func() {
 		n.read(ctx, config.Seed, func(demand oracle.Demand, bound time.Duration) witness {
@@ -252,6 +278,7 @@ func beChild() error {
 type recorder struct {
 	mu                  sync.Mutex
 	out                 *bufio.Writer
+	buffer              []byte
 	offset, uncertainty time.Duration
 }
 
@@ -261,7 +288,8 @@ func (r *recorder) write(record record, began, ended oracle.Instant) {
 	record.Ended = int64(ended.Add(r.offset + r.uncertainty))
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	_ = binary.Write(r.out, binary.NativeEndian, &record) // The writer keeps its error for flush.
+	r.buffer = record.encode(r.buffer[:0])
+	_, _ = r.out.Write(r.buffer) // The writer keeps its error for flush.
 }
 
 func (r *recorder) flush() error {
@@ -281,11 +309,11 @@ func (w *remoteWitness) Value(key int, version uint64, began, ended oracle.Insta
 	if version == 0 {
 		version = foreignVersion
 	}
-	w.recorder.write(record{Demand: int32(w.demand), Tier: int32(tier), Key: int32(key), Version: version, Bound: int64(w.bound)}, began, ended)
+	w.recorder.write(record{Demand: w.demand, Tier: tier, Key: key, Version: version, Bound: w.bound}, began, ended)
 	return oracle.Kept
 }
 
 func (w *remoteWitness) Missing(key int, began, ended oracle.Instant) oracle.Rule {
-	w.recorder.write(record{Demand: int32(w.demand), Key: int32(key), Bound: int64(w.bound)}, began, ended)
+	w.recorder.write(record{Demand: w.demand, Key: key, Bound: w.bound}, began, ended)
 	return oracle.Kept
 }

@@ -145,7 +145,7 @@ type reading struct {
 	readers int
 	burst   int // reads in a row
 	many    bool
-	narrow  bool // half of the reads are of few keys: their histories are searched for an order
+	hottest int // how many plain keys are read; 0: all of all classes
 }
 
 const burstPause = 4 * time.Millisecond
@@ -157,11 +157,15 @@ func (n *node) readings() []reading {
 		demand = oracle.Looser
 	}
 	return []reading{
-		{demand: demand, bound: n.promised(), readers: 6, burst: 512},
+		{demand: demand, bound: n.promised(), readers: 6, burst: 256},
+		// Of the reads of few keys almost all are served from L1, so they see the moment at which it changes its mind.
+		{demand: demand, bound: n.promised(), readers: 2, burst: 256, hottest: 48},
 		{demand: demand, bound: n.promised(), readers: 1, burst: 2, many: true},
 		{demand: oracle.Tighter, bound: tighter, options: []nearcache.ReadOption{nearcache.MaxStaleness(tighter)}, readers: 1, burst: 16},
 		{demand: oracle.Looser, bound: looser, options: []nearcache.ReadOption{nearcache.MaxStaleness(looser)}, readers: 1, burst: 16},
-		{demand: oracle.Fresh, options: []nearcache.ReadOption{nearcache.Fresh()}, readers: 3, burst: 8, narrow: true},
+		{demand: oracle.Fresh, options: []nearcache.ReadOption{nearcache.Fresh()}, readers: 2, burst: 8},
+		// The histories of these are searched for an order.
+		{demand: oracle.Fresh, options: []nearcache.ReadOption{nearcache.Fresh()}, readers: 1, burst: 8, hottest: sampledKeys},
 	}
 }
 
@@ -196,8 +200,8 @@ func (n *node) readBurst(ctx context.Context, r reading, pick *picker, w witness
 			continue
 		}
 		key := pick.hot(c)
-		if r.narrow && pick.rng.IntN(2) == 0 {
-			c, key = plain, plain.first()+pick.rng.IntN(sampledKeys)
+		if r.hottest > 0 {
+			c, key = plain, plain.first()+pick.rng.IntN(r.hottest)
 		}
 		began := oracle.Now()
 		value, err := n.caches[c].Get(ctx, keyNames[key], r.options...)

@@ -181,11 +181,12 @@ func (k *key) recency(r *Read) Rule {
 	return BoundedStaleness
 }
 
-// ownWriteBetween reports whether a write of the read's node overwrote w and had returned before the read began.
+// ownWriteBetween reports whether a write of the read's node overwrote w, and had both returned and taken effect before the read began:
+// one that failed may do so later.
 func (k *key) ownWriteBetween(r *Read, w *write) bool {
 	for i := range k.writes {
 		own := &k.writes[i]
-		if own.node == r.Node && own.certain && own.returned < r.Began && w.applied < own.invoked {
+		if own.node == r.Node && own.certain && max(own.returned, own.applied) < r.Began && w.applied < own.invoked {
 			return true
 		}
 	}

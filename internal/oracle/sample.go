@@ -14,7 +14,7 @@ type Sampling struct {
 	Take func(History)
 }
 
-// A History is all fresh reads of a key in a stretch of time, and all writes that may have taken effect meanwhile.
+// A History is all fresh reads of a key in a stretch of time, and all writes that these may have returned.
 type History struct {
 	Key    int
 	Reads  []Read
@@ -64,10 +64,11 @@ func (k *key) record(o *Oracle, r *Read) *History {
 	for i := range k.writes {
 		w := &k.writes[i]
 		if w.life > 0 || w.loss && w.applied >= first {
-			return nil // what is absent may have been lost: any order would do
+			return nil // what is absent may have been lost, more than once: any order would do
 		}
-		// What took effect before the first read is the state that the first read finds.
-		if w.applied >= first {
+		// What was overwritten before the first read has its place before what overwrote it, and shows in no read. All others count, even
+		// if they took effect before: which of them came last is for the search to find.
+		if w.overwritten >= first {
 			h.Writes = append(h.Writes, WriteRecord{Version: w.version, Absent: w.absent, Invoked: w.invoked, Returned: w.applied, Certain: w.certain})
 		}
 	}

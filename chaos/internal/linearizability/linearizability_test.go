@@ -3,6 +3,7 @@ package linearizability
 import (
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -95,6 +96,83 @@ func TestTheOracleAccusesOnlyWhatHasNoOrder(t *testing.T) {
 	t.Logf("%d histories have no order, and the oracle accuses %d of them", unordered, accused)
 	if accused < unordered/2 || accused < 100 {
 		t.Errorf("%d histories have no order, and the oracle accuses only %d of them", unordered, accused)
+	}
+}
+
+// TestSamplesOfARegisterHaveAnOrder samples the key of a perfect server, whose operations take effect at one instant each.
+func TestSamplesOfARegisterHaveAnOrder(t *testing.T) {
+	var histories []oracle.History
+	for seed := range uint64(30) {
+		synctest.Test(t, func(*testing.T) {
+			var mu sync.Mutex
+			o := oracle.New(oracle.Options{Keys: 1, Nodes: 1, Sample: oracle.Sampling{Keys: 1, Reads: 16, Take: func(h oracle.History) {
+				mu.Lock()
+				defer mu.Unlock()
+				histories = append(histories, h)
+			}}})
+			var register atomic.Uint64
+			var all sync.WaitGroup
+			repeat := func(stream uint64, times int, pause time.Duration, act func(nap func(most time.Duration), dice func() int)) {
+				rng := rand.New(rand.NewPCG(seed, stream))
+				nap := func(most time.Duration) { time.Sleep(time.Duration(rng.Int64N(int64(most)))) }
+				all.Go(func() {
+					for range times {
+						nap(pause)
+						act(nap, func() int { return rng.IntN(10) })
+					}
+				})
+			}
+			for stream := range uint64(3) {
+				repeat(stream, 100, 50*ms, func(nap func(time.Duration), dice func() int) {
+					change := oracle.Change{Absent: dice() == 0}
+					w, ok := o.Begin(oracle.Outside, 0, change)
+					if !ok {
+						return
+					}
+					nap(20 * ms)
+					fate := dice()
+					switch {
+					case fate == 0: // never happens
+					case change.Absent:
+						register.Store(0)
+					default:
+						register.Store(w.Version())
+					}
+					nap(20 * ms)
+					if fate < 2 {
+						w.Unknown()
+					} else {
+						w.Acknowledged()
+					}
+				})
+				reader := o.Reader(0, oracle.Fresh, 0)
+				repeat(10+stream, 300, 10*ms, func(nap func(time.Duration), _ func() int) {
+					began := oracle.Now()
+					nap(10 * ms)
+					version := register.Load()
+					nap(10 * ms)
+					var rule oracle.Rule
+					if version == 0 {
+						rule = reader.Missing(0, began, oracle.Now())
+					} else {
+						rule = reader.Value(0, version, began, oracle.Now(), oracle.Unknown)
+					}
+					if rule != oracle.Kept {
+						t.Errorf("seed %d: %v", seed, rule)
+					}
+				})
+			}
+			repeat(20, 5, time.Second, func(func(time.Duration), func() int) { o.Settle(oracle.Now()) })
+			all.Wait()
+		})
+	}
+	for _, h := range histories {
+		if result := Check(h, 10*time.Second); result != porcupine.Ok {
+			t.Errorf("%v: %s", result, describe(h))
+		}
+	}
+	if len(histories) < 500 {
+		t.Errorf("only %d histories", len(histories))
 	}
 }
 
