@@ -221,7 +221,6 @@ func (h *linkHandler) Live(asOf time.Time) {
 		return
 	}
 	h.shard.Renew(localcache.At(asOf))
-	h.flushes.reconnect.Add(1)
 	(*Client)(h).remote.reachable()
 	h.canary.renewed()
 	h.caches.wakeAll()
@@ -245,6 +244,9 @@ func (h *linkHandler) Lost(error) {
 		h.shard.Freeze()
 	} else {
 		h.shard.Suspend()
+	}
+	if !h.closed.Load() {
+		h.flushes.reconnect.Add(1)
 	}
 	h.canary.moot()
 	h.caches.wakeAll()

@@ -381,14 +381,14 @@ func TestValuesThatAreRefused(t *testing.T) {
 	mentions(t, functions.Set(t.Context(), "k", func() {}), `"functions"`, "encode", `"k"`, "unsupported type")
 }
 
-// Outsiders hold caches too: what a context ends is the wait for Redis.
 func TestContextOfAWrite(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, redistest.Config{})
 	proxy := startProxy(t, server)
-	client := open(t, optionsAt(proxy.addr()))
+	options := optionsAt(proxy.addr())
+	oneConnection(&options)
+	client := open(t, options)
 	cache := stringCache(t, client, nil)
-	check(t, cache.Set(t.Context(), "k", "v")) // connects
 	proxy.hold(dataReplies)
 	for name, write := range map[string]func(context.Context) error{
 		"Set":    func(ctx context.Context) error { return cache.Set(ctx, "k", "w") },

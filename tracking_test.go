@@ -492,7 +492,10 @@ func TestPromise3ReadYourWrites(t *testing.T) {
 
 	t.Run("of a write whose answer is lost", func(t *testing.T) {
 		t.Parallel()
-		n := startNetwork(t, func(o *nearcache.Options) { o.MaxStaleness = endless })
+		n := startNetwork(t, func(o *nearcache.Options) {
+			o.MaxStaleness = endless
+			oneConnection(o)
+		})
 		n.proxy.hold(linkReplies, dataReplies)
 		if err := n.cache.Set(t.Context(), "k", "mine"); err == nil {
 			t.Fatal("Set reports success without an answer")
