@@ -18,7 +18,8 @@ type listener struct {
 	topic      string // Kafka's
 	receiver   broadcast.Receiver
 
-	next atomic.Int64 // offset of the record that comes next
+	next  atomic.Int64 // offset of the record that comes next
+	moves atomic.Int64 // how often it was set to something else than what came next
 
 	id        [16]byte  // of the topic that the position is in
 	epoch     int32     // of the leader when the position was found, or -1
@@ -63,13 +64,24 @@ func (l *listener) judge(v view, next int64, now time.Time) verdict {
 	return sound
 }
 
-// apply takes what an inspection has found; next is the position before it began.
-func (l *listener) apply(a answer, next int64, began time.Time) {
+// standing is where a listener stood when an inspection began.
+type standing struct{ moves, next int64 }
+
+func (l *listener) standing() standing {
+	moves := l.moves.Load() // first: if the position is moved in between, the inspection is not heeded
+	return standing{moves: moves, next: l.next.Load()}
+}
+
+// apply takes what an inspection has found.
+func (l *listener) apply(a answer, before standing, began time.Time) {
+	if before.moves != l.moves.Load() {
+		return // it is about another position
+	}
 	if a.err != nil {
 		l.cutOff(began) // nobody can consume it now
 		return
 	}
-	switch l.judge(a.view, next, began) {
+	switch l.judge(a.view, before.next, began) {
 	case remade:
 		l.id = a.id
 		l.lose()
@@ -94,6 +106,7 @@ func (l *listener) apply(a answer, next int64, began time.Time) {
 
 // moveTo makes the client consume the topic anew, from the offset.
 func (l *listener) moveTo(offset int64) {
+	l.moves.Add(1)
 	l.next.Store(offset)
 	l.epoch, l.assigned, l.disturbed, l.since = -1, false, false, time.Time{}
 }
@@ -109,6 +122,7 @@ func (l *listener) disturb(err error) {
 	if loss, ok := errors.AsType[*kgo.ErrDataLoss](err); ok {
 		// Brokers agreed on a log without what was read last. The client goes on from where they differ.
 		l.lose()
+		l.moves.Add(1)
 		l.next.Store(loss.ResetTo)
 	}
 }

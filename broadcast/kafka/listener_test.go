@@ -77,7 +77,7 @@ func TestInspection(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			l, r := testListener()
-			l.apply(answer{view: test.found}, 100, time.Now())
+			l.apply(answer{view: test.found}, standing{next: 100}, time.Now())
 			r.expect(t, test.events...)
 			if l.next.Load() != test.next || l.assigned == test.moved {
 				t.Errorf("the position is %d and assigned %t, want %d and %t", l.next.Load(), l.assigned, test.next, !test.moved)
@@ -90,8 +90,21 @@ func TestInspection(t *testing.T) {
 func TestInspectionOvertaken(t *testing.T) {
 	l, r := testListener()
 	l.next.Store(150)
-	l.apply(answer{view: view{id: l.id, end: 120}}, 100, time.Now())
+	l.apply(answer{view: view{id: l.id, end: 120}}, standing{next: 100}, time.Now())
 	r.expect(t)
+}
+
+// TestInspectionOutdated: what is found about the position before a move says nothing about the one after it.
+func TestInspectionOutdated(t *testing.T) {
+	l, r := testListener()
+	first, second := l.standing(), l.standing()
+	remade := view{id: [16]byte{2}, end: 30}
+	l.apply(answer{view: remade}, first, time.Now())
+	l.apply(answer{view: remade}, second, time.Now())
+	r.expect(t, "trimmed")
+	if l.next.Load() != 0 {
+		t.Errorf("the position is %d, want the beginning of the new topic", l.next.Load())
+	}
 }
 
 func TestResume(t *testing.T) {
@@ -104,14 +117,14 @@ func TestResume(t *testing.T) {
 	l.cutOff(at(1))
 	r.expect(t, "reconnect open")
 
-	l.apply(answer{view: view{id: l.id, end: 102}}, 100, at(0)) // asked before the loss: it tells nothing
+	l.apply(answer{view: view{id: l.id, end: 102}}, standing{next: 100}, at(0)) // asked before the loss: it tells nothing
 	health.good = at(2)
 	l.take(record(100))
 	l.take(record(101))
 	l.resume()
 	r.expect(t, "100", "101")
 
-	l.apply(answer{view: view{id: l.id, end: 103}}, 102, at(3))
+	l.apply(answer{view: view{id: l.id, end: 103}}, standing{next: 102}, at(3))
 	l.resume()
 	r.expect(t) // not yet: there is one more
 	health.lost = at(4)
@@ -121,7 +134,7 @@ func TestResume(t *testing.T) {
 	health.good = at(5)
 	l.resume()
 	r.expect(t) // not yet: there may be more than there was
-	l.apply(answer{view: view{id: l.id, end: 103}}, 103, at(6))
+	l.apply(answer{view: view{id: l.id, end: 103}}, standing{next: 103}, at(6))
 	l.resume()
 	l.resume()
 	r.expect(t, "resumed")
@@ -132,7 +145,7 @@ func TestStuck(t *testing.T) {
 	l, r := testListener()
 	now := time.Now()
 	look := func(after time.Duration) {
-		l.apply(answer{view: view{id: l.id, end: 200}}, l.next.Load(), now.Add(after))
+		l.apply(answer{view: view{id: l.id, end: 200}}, l.standing(), now.Add(after))
 	}
 	look(0)
 	look(stuckAfter - time.Second)
@@ -151,7 +164,7 @@ func TestStuck(t *testing.T) {
 func TestErrors(t *testing.T) {
 	l, r := testListener()
 	l.disturb(errors.New("something"))
-	l.apply(answer{view: view{id: l.id, end: 100}}, 100, time.Now())
+	l.apply(answer{view: view{id: l.id, end: 100}}, l.standing(), time.Now())
 	r.expect(t)
 	if l.assigned || l.disturbed {
 		t.Error("after an error of the client a sound topic is not consumed anew")
@@ -160,6 +173,6 @@ func TestErrors(t *testing.T) {
 	r.expect(t, "trimmed")
 	l.take(record(90))
 	r.expect(t, "90")
-	l.apply(answer{err: errSilent}, 91, time.Now())
+	l.apply(answer{err: errSilent}, l.standing(), time.Now())
 	r.expect(t, "reconnect open")
 }

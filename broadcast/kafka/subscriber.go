@@ -45,7 +45,7 @@ type subscriber struct {
 // inspection is what the cluster said about the topics at one time.
 type inspection struct {
 	began   time.Time
-	next    map[*listener]int64 // where the listeners stood before
+	before  map[*listener]standing
 	answers map[string]answer
 }
 
@@ -185,9 +185,9 @@ func (s *subscriber) take(fetches kgo.Fetches) {
 
 // apply compares the listeners' positions with what the cluster has said.
 func (s *subscriber) apply(found *inspection) {
-	for l, next := range found.next {
+	for l, before := range found.before {
 		if s.listeners[l.topic] == l {
-			l.apply(found.answers[l.topic], next, found.began)
+			l.apply(found.answers[l.topic], before, found.began)
 		}
 	}
 }
@@ -266,12 +266,12 @@ func (s *subscriber) inspectAll() {
 			return
 		}
 		last = time.Now()
-		found := &inspection{began: last, next: make(map[*listener]int64)}
+		found := &inspection{began: last, before: make(map[*listener]standing)}
 		s.mu.RLock()
 		topics := make([]string, 0, len(s.listeners))
 		for topic, l := range s.listeners {
 			topics = append(topics, topic)
-			found.next[l] = l.next.Load()
+			found.before[l] = l.standing()
 		}
 		s.mu.RUnlock()
 		if len(topics) == 0 {
