@@ -218,7 +218,7 @@ func (c *child) close() error {
 
 // beChild is the child's main.
 func beChild() error {
-	signal.Ignore(syscall.SIGINT) // the parent decides
+	signal.Ignore(syscall.SIGINT, syscall.SIGTERM) // the parent decides
 	lines := bufio.NewScanner(os.Stdin)
 	var config childConfig
 	if !lines.Scan() {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime/pprof"
 	"slices"
 	"strings"
 	"sync"
@@ -49,7 +50,7 @@ type nodeWires struct{ data, link *wire }
 
 // nodeConfigs are the nodes of every run. The last is the child.
 var nodeConfigs = []nodeConfig{
-	{Bound: time.Second},
+	{Bound: time.Second, Verify: true},
 	{Bound: 200 * time.Millisecond},
 	{Bound: 500 * time.Millisecond, MaxBytes: 1 << 20}, // too small for what it reads
 	{Bound: 250 * time.Millisecond, StaleLimit: 2 * time.Second},
@@ -226,10 +227,21 @@ func (f *fleet) run(ctx context.Context, rounds []round) error {
 		}
 	}
 	stopWriting()
-	writers.Wait()
+	mustEnd("writers", writers.Wait)
 	stopReading()
-	readers.Wait()
+	mustEnd("readers", readers.Wait)
 	return err
+}
+
+// mustEnd ends the program if something hangs that has been told to end, and tells where.
+func mustEnd(what string, wait func()) {
+	timer := time.AfterFunc(2*patience, func() {
+		warn("the %s do not end:", what)
+		_ = pprof.Lookup("goroutine").WriteTo(os.Stderr, 1)
+		os.Exit(exitTrouble)
+	})
+	defer timer.Stop()
+	wait()
 }
 
 func (f *fleet) doRound(ctx context.Context, r round) error {

@@ -4,12 +4,32 @@
 //	go run ./chaos -duration 10m -seed 1
 //
 // It prints what it did and found, and exits with 1 if a promise was broken: then the history around it and the seed that makes the
-// same faults again.
+// same faults again. It exits with 2 if it could not do its work, which includes nodes that do not recover and calls that do not return.
+//
+// # What runs
+//
+// One Redis with an append-only file, synchronised at every write, so that what it has acknowledged survives a kill. Five nodes with
+// bounds from 200 ms to a second: one has an L1 that is too small, one serves what is stale while its link is down, one compares
+// what it serves with Redis by itself, one is a process of its own in a network namespace of its own. Keys whose truth is
+// Redis, keys that expire within seconds, and keys of a source that is behind a loader. Writers on the nodes and beside them, who use
+// SET, DEL, UNLINK, scripts and pipelines. Readers with each consistency there is. And one reader who asks Redis itself, to see what
+// is filled in there and how long leases stand.
+//
+// # What is done to it
+//
+// Faults come in lanes, each of which does one after the other: two lanes for the network (latency, late pushes, little bandwidth, slices,
+// resets, black holes, refused and cut connections; on the link, on the data, or both), one for the server (everything else that
+// faults.go lists), one for processes. After each half minute all is healed, writers pause, all connections are cut so that nothing is
+// under way any more, and what every node serves is compared with what Redis holds.
+//
+// The schedule is a function of the seed alone: print it with -schedule. Which step of the library a fault meets is not.
+//
+// # The oracle's own test
 //
 //	go run ./chaos -mutant all
 //
-// tests the oracle instead: it runs small caches that each lack one part of the protocol, and prints what was caught, by which rule,
-// after how long. It exits with 1 if one was not caught by the right rule, or if the oracle accused the sound one.
+// runs small caches that each lack one part of the protocol, and prints what was caught, by which rule, after how long. It exits with 1
+// if one was not caught by the right rule, or if the oracle accused the sound one.
 package main
 
 import (
@@ -20,6 +40,12 @@ import (
 	"os/signal"
 	"syscall"
 	"time"
+)
+
+// What the program exits with, besides 0.
+const (
+	exitBroken  = 1 // a promise was broken, or a mutant not caught
+	exitTrouble = 2 // the run was not what it should have been
 )
 
 func main() {
@@ -49,7 +75,7 @@ func main() {
 		caught, err := runMutants(*broken, *seed)
 		exitOn(err)
 		if !caught {
-			os.Exit(1)
+			os.Exit(exitBroken)
 		}
 		return
 	}
@@ -63,13 +89,13 @@ func main() {
 	kept, err := run(ctx, *seed, rounds)
 	exitOn(err)
 	if !kept {
-		os.Exit(1)
+		os.Exit(exitBroken)
 	}
 }
 
 func exitOn(err error) {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
-		os.Exit(2)
+		os.Exit(exitTrouble)
 	}
 }

@@ -25,6 +25,7 @@ type nodeConfig struct {
 	Bound      time.Duration // Options.MaxStaleness
 	StaleLimit time.Duration // 0, or how stale the node serves while its link is down
 	MaxBytes   int64
+	Verify     bool // the library compares what it serves with Redis, and writes canaries
 	Wires      wires
 }
 
@@ -71,6 +72,10 @@ func openNode(ctx context.Context, config nodeConfig, login *credentials, source
 	}
 	if config.StaleLimit > 0 {
 		options.OnDisconnect = nearcache.ServeStale
+	}
+	if config.Verify {
+		options.Verify = nearcache.Verify{SampleRate: 0.01, MaxPerSecond: 50}
+		options.Canary = time.Second
 	}
 	var err error
 	if n.client, err = nearcache.Open(ctx, options); err != nil {
@@ -299,6 +304,15 @@ func (n *node) fence(ctx context.Context) (began oracle.Instant, err error) {
 			return began, err
 		}
 	}
+}
+
+// verified returns what the library's own comparisons found.
+func (n *node) verified() (coherent, wrong uint64) {
+	for _, stats := range n.client.Stats().Caches {
+		coherent += stats.Verify.Coherent
+		wrong += stats.Verify.Wrong
+	}
+	return coherent, wrong
 }
 
 func (n *node) close() error {

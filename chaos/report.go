@@ -65,11 +65,21 @@ func run(ctx context.Context, seed uint64, rounds []round) (kept bool, err error
 	return f.violations() == 0, err
 }
 
+// violations counts what the oracle found, and what the library found itself.
 func (f *fleet) violations() (n uint64) {
+	_, n = f.verified()
 	for _, count := range f.oracle.Counts().Violations {
 		n += count
 	}
 	return n
+}
+
+func (f *fleet) verified() (coherent, wrong uint64) {
+	for _, n := range f.nodes {
+		c, w := n.verified()
+		coherent, wrong = coherent+c, wrong+w
+	}
+	return coherent, wrong
 }
 
 func (f *fleet) injected() (n uint64) {
@@ -118,6 +128,8 @@ func (f *fleet) summary(took time.Duration, seed uint64) string {
 	w := f.writers
 	line("writes", "%d acknowledged, %d refused, %d unknown, %d held back", w.acknowledged.Load(), w.refused.Load(), w.unknown.Load(), w.denied.Load())
 	line("orders found", "for %d histories of %d fresh reads; %d given up, %d have none", f.orders.Checked.Load(), f.orders.Reads.Load(), f.orders.GivenUp.Load(), f.orders.Failures.Load())
+	coherent, wrong := f.verified()
+	line("verified by a node", "%d coherent, %d wrong", coherent, wrong)
 	fmt.Fprintln(&b)
 	line("faults", "%d", f.injected())
 	for _, kind := range slices.Sorted(maps.Keys(f.faults)) {
