@@ -2,6 +2,7 @@ package nearcache
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/go-nearcache/nearcache/localcache"
+	"github.com/go-nearcache/nearcache/tracking"
 )
 
 // A Cache is one kind of item under one prefix: typed, read-through, coherent. All of its methods may be called from any goroutine.
@@ -121,11 +123,15 @@ func (c *Cache[V]) lookAgain(ctx context.Context, key string, k localcache.Key, 
 	if err := c.checkKey(key); err != nil {
 		return answer, true, err
 	}
-	if result == localcache.Stale && c.client.fenceShortly(ctx) == nil {
-		c.counts.lookedAgain.Add(1)
-		found, result = c.view.Get(k, localcache.Now(), q.notBefore)
+	var unfenced error
+	if result == localcache.Stale {
+		if unfenced = c.client.fenceShortly(ctx); unfenced == nil {
+			c.counts.lookedAgain.Add(1)
+			found, result = c.view.Get(k, localcache.Now(), q.notBefore)
+		}
 	}
-	if !c.client.shard.Live() {
+	// The fence may learn that the link is lost a moment before the shard does.
+	if !c.client.shard.Live() || errors.Is(unfenced, tracking.ErrLinkDown) {
 		switch c.client.options.OnDisconnect {
 		case FailReads:
 			return answer, true, ErrDisconnected

@@ -112,12 +112,15 @@ func TestServeStaleReadsOwnWrites(t *testing.T) {
 func TestServeStaleWithoutRedis(t *testing.T) {
 	t.Parallel()
 	n := startNetwork(t, func(o *nearcache.Options) {
+		o.MaxStaleness = 10 * time.Millisecond
 		o.OnDisconnect = nearcache.ServeStale
 		o.StaleLimit = endless
 	})
 	n.server.Kill()
-	awaitDown(t, n.client)
-	elapse(nearcache.DefaultMaxStaleness)
+	for n.client.Health().Ready { // in the moment of the loss as well
+		want(t, n.cache, "k", "old")
+	}
+	elapse(10 * time.Millisecond)
 	for range 5 {
 		want(t, n.cache, "k", "old")
 	}

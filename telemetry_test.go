@@ -111,7 +111,7 @@ func (s series) observe(name string, value float64, options []metric.ObserveOpti
 	key := []string{name}
 	for _, a := range attributes.ToSlice() {
 		if a.Key != attribute.Key("server.port") {
-			key = append(key, a.Value.Emit())
+			key = append(key, a.Value.String())
 		}
 	}
 	s.values[strings.Join(key, " ")] += value

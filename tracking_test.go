@@ -517,7 +517,7 @@ func TestPromise3ReadYourWrites(t *testing.T) {
 		t.Parallel()
 		n := startNetwork(t, func(o *nearcache.Options) {
 			o.MaxStaleness = endless
-			o.RemoteTimeout = patience // of the write that waits
+			o.RemoteTimeout = time.Minute // of the write that waits
 			o.SettleFills = true
 		})
 		stop := newCheckpoint(t)
