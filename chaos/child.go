@@ -28,6 +28,7 @@ type child struct {
 	in      io.WriteCloser
 	out     io.Reader
 	offset  time.Duration // of CLOCK_MONOTONIC here
+	unsure  time.Duration // by how much that may be wrong
 
 	mu      sync.Mutex    // held for writing to in
 	done    chan struct{} // the child has opened its client, or ended an audit
@@ -94,7 +95,7 @@ func startChild(config childConfig, through []string) (*child, error) {
 	}
 	line := append(through, program)
 	c := &child{nodeConfig: config.Node, command: exec.Command(line[0], line[1:]...), done: make(chan struct{}, 1), ended: make(chan struct{})}
-	if c.offset, _, err = clockOffset(); err != nil {
+	if c.offset, c.unsure, err = clockOffset(); err != nil {
 		return nil, err
 	}
 	c.command.Env = append(os.Environ(), childVariable+"=1")
@@ -142,10 +143,10 @@ func (c *child) listen(o *oracle.Oracle) {
 			reader = o.Reader(c.ID, k.demand, k.bound)
 			readers[k] = reader
 		}
-		began, ended := here(r.Began), here(r.Ended)
+		began, ended := here(r.Began).Add(-c.unsure), here(r.Ended).Add(c.unsure)
 		switch {
 		case k.demand == oracle.Fenced:
-			reader.Since(here(r.NotBefore), r.Key, r.Version, began, ended)
+			reader.Since(here(r.NotBefore).Add(-c.unsure), r.Key, r.Version, began, ended)
 		case r.Version == 0:
 			reader.Missing(r.Key, began, ended)
 		case r.Version == foreignVersion:
