@@ -93,6 +93,7 @@ func Example() {
 // openUsers opens a client on the server and makes a cache of users on it.
 func openUsers(ctx context.Context, server *redistest.Server, options nearcache.Options, config nearcache.Config[User]) (*nearcache.Client, *nearcache.Cache[User]) {
 	options.Redis, options.Prefixes = server.ClientOption(), []string{"user:"}
+	options.RemoteTimeout = 10 * time.Second // a busy machine must not look like a server that is away
 	client, err := nearcache.Open(ctx, options)
 	if err != nil {
 		log.Fatal(err)

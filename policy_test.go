@@ -3,6 +3,7 @@ package nearcache_test
 import (
 	"context"
 	"errors"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -116,10 +117,18 @@ func TestServeStaleWithoutRedis(t *testing.T) {
 		o.OnDisconnect = nearcache.ServeStale
 		o.StaleLimit = endless
 	})
-	n.server.Kill()
-	for n.client.Health().Ready { // in the moment of the loss as well
-		want(t, n.cache, "k", "old")
+	var reading sync.WaitGroup
+	for range 16 { // in the moment of the loss as well
+		reading.Go(func() {
+			for n.client.Health().Ready {
+				if value, err := n.cache.Get(t.Context(), "k"); value != "old" {
+					t.Errorf("%q, %v", value, err)
+				}
+			}
+		})
 	}
+	n.server.Kill()
+	reading.Wait()
 	elapse(10 * time.Millisecond)
 	for range 5 {
 		want(t, n.cache, "k", "old")
