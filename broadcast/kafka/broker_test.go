@@ -37,6 +37,11 @@ func startCluster(t testing.TB) cluster {
 	if !shared.ready {
 		t.Fatal("the broker did not start")
 	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the broker's last words:\n%s", shared.lastWords())
+		}
+	})
 	return shared
 }
 
@@ -153,10 +158,14 @@ func (b *realBroker) Start(t testing.TB) {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			words, _ := os.ReadFile(filepath.Join(b.dir, "output"))
-			t.Fatalf("the broker is not ready: %v\n%s", err, words)
+			t.Fatalf("the broker is not ready: %v\n%s", err, b.lastWords())
 		}
 	}
+}
+
+func (b *realBroker) lastWords() []byte {
+	words, _ := os.ReadFile(filepath.Join(b.dir, "output"))
+	return words[max(0, len(words)-8<<10):]
 }
 
 // Stop kills the broker.
