@@ -69,7 +69,7 @@ func TestLoaderThatMisbehaves(t *testing.T) {
 			t.Fatalf("%#v", err)
 		}
 		mentions(t, err, "panicked", failure.Error())
-		if !strings.Contains(string(panicked.Stack), "load_test.go") {
+		if !strings.Contains(string(panicked.Stack), "TestLoaderThatMisbehaves") {
 			t.Errorf("the stack does not show the loader:\n%s", panicked.Stack)
 		}
 		again(t, server, cache)
