@@ -82,6 +82,19 @@ func TestIdleLogLosesItsEnd(t *testing.T) {
 	}
 }
 
+// expect waits for a gap.
+func (c *counter) expect(t *testing.T, reason broadcast.Reason, open bool) {
+	t.Helper()
+	select {
+	case gap := <-c.gaps:
+		if gap.Reason != reason || gap.Open != open {
+			t.Fatalf("the gap is %v, want %v with open %t", gap, reason, open)
+		}
+	case <-time.After(time.Minute):
+		t.Fatalf("no gap, want %v with open %t", reason, open)
+	}
+}
+
 // send repeats as the bus does.
 func send(t *testing.T, transport broadcast.Transport, frame broadcast.Frame) {
 	t.Helper()

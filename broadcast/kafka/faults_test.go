@@ -223,16 +223,3 @@ func newCounter() *counter {
 
 func (c *counter) Frame(data []byte)     { c.frames <- data }
 func (c *counter) Gap(gap broadcast.Gap) { c.gaps <- gap }
-
-// expect waits for a gap.
-func (c *counter) expect(t *testing.T, reason broadcast.Reason, open bool) {
-	t.Helper()
-	select {
-	case gap := <-c.gaps:
-		if gap.Reason != reason || gap.Open != open {
-			t.Fatalf("the gap is %v, want %v with open %t", gap, reason, open)
-		}
-	case <-time.After(time.Minute):
-		t.Fatalf("no gap, want %v with open %t", reason, open)
-	}
-}
