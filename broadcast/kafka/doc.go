@@ -46,5 +46,5 @@
 //
 // The names of topics begin with a prefix, "nearcache.bus.", and show the topic of the bus as it is where that consists
 // of letters, digits, "-" and single dots. They are made with one partition when they are first used, unless
-// Options.Existing says that somebody else does it. Tested with Kafka 3.9 and 4.x in KRaft mode.
+// Options.Existing says that somebody else does it. Tested with Apache Kafka 3.9 and 4.1 in KRaft mode.
 package kafka
