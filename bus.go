@@ -55,8 +55,10 @@ func (l *busLink) message(_ context.Context, m broadcast.Message) error {
 			return nil
 		}
 	}
-	// What a newer version announces may be anything.
-	(*linkHandler)(l.client).Flush()
+	// What a newer version announces may be anything. While the link is down nothing is held, and a flush would begin an epoch.
+	if l.Status().Live {
+		(*linkHandler)(l.client).Flush()
+	}
 	return nil
 }
 
