@@ -3,9 +3,12 @@ package nearcache_test
 import (
 	"context"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log"
+	"net/http"
+	"net/http/httptest"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -306,4 +309,35 @@ func ExampleCache_Explain() {
 	// "user:42": L1 has nothing; Redis has nothing
 	// L1: true Redis: 14 bytes
 	// L1: false Redis: false evicted by: tracking
+}
+
+// A probe asks whether the node has its memory, and the answer says why not.
+func ExampleClient_HealthHandler() {
+	server := startRedis()
+	defer server.Close()
+	ctx := context.Background()
+	client, err := nearcache.Open(ctx, nearcache.Options{Redis: server.ClientOption(), Prefixes: []string{"user:"}})
+	if err != nil {
+		log.Fatal(err)
+	}
+	mux := http.NewServeMux()
+	mux.Handle("/ready", client.HealthHandler())
+
+	ask := func() {
+		answer := httptest.NewRecorder()
+		mux.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/ready", nil))
+		var health struct {
+			Reason string `json:"reason"`
+		}
+		if err := json.Unmarshal(answer.Body.Bytes(), &health); err != nil {
+			log.Fatal(err)
+		}
+		fmt.Printf("%d %q\n", answer.Code, health.Reason)
+	}
+	ask()
+	client.Close(ctx)
+	ask()
+	// Output:
+	// 200 ""
+	// 503 "nearcache: the client is closed: open a new one"
 }

@@ -17,35 +17,35 @@ type Stats struct {
 
 // CacheStats counts the reads of one cache by what answered them.
 type CacheStats struct {
-	LocalHits      uint64 // from L1, within the bound
-	LocalNegatives uint64 // L1 knew that there is no such item
-	LocalStale     uint64 // from L1 past the bound, under ServeStale; those without an item are LocalNegatives
-	LocalMisses    uint64 // L1 had nothing that it might serve
+	LocalHits      uint64 `json:"local_hits"`      // from L1, within the bound
+	LocalNegatives uint64 `json:"local_negatives"` // L1 knew that there is no such item
+	LocalStale     uint64 `json:"local_stale"`     // from L1 past the bound, under ServeStale; those without an item are LocalNegatives
+	LocalMisses    uint64 `json:"local_misses"`    // L1 had nothing that it might serve
 
-	Coalesced uint64 // misses that joined another reader's fetch or load in this process
+	Coalesced uint64 `json:"coalesced"` // misses that joined another reader's fetch or load in this process
 
-	RemoteHits      uint64 // fetches that found a value in Redis
-	RemoteNegatives uint64 // fetches that found the mark of an absent item
-	RemoteMisses    uint64 // fetches that found nothing
-	LeaseWaits      uint64 // loads that waited for another node's
+	RemoteHits      uint64 `json:"remote_hits"`      // fetches that found a value in Redis
+	RemoteNegatives uint64 `json:"remote_negatives"` // fetches that found the mark of an absent item
+	RemoteMisses    uint64 `json:"remote_misses"`    // fetches that found nothing
+	LeaseWaits      uint64 `json:"lease_waits"`      // loads that waited for another node's
 
-	Loads         uint64 // calls of the loader
-	LoadNegatives uint64 // those that returned ErrNotFound
-	LoadErrors    uint64 // those that failed otherwise
-	Unstored      uint64 // loaded, and not stored because the key was written meanwhile or Redis did not answer
-	Undecodable   uint64 // values in Redis that the codec did not take
+	Loads         uint64 `json:"loads"`          // calls of the loader
+	LoadNegatives uint64 `json:"load_negatives"` // those that returned ErrNotFound
+	LoadErrors    uint64 `json:"load_errors"`    // those that failed otherwise
+	Unstored      uint64 `json:"unstored"`       // loaded, and not stored because the key was written meanwhile or Redis did not answer
+	Undecodable   uint64 `json:"undecodable"`    // values in Redis that the codec did not take
 
-	Verify VerifyStats // what Options.Verify found
+	Verify VerifyStats `json:"verify"` // what Options.Verify found
 }
 
 // LinkStats is the state of the invalidation link.
 type LinkStats struct {
-	Server     string        // host:port
-	Live       bool          // pushes arrive and reads may be served from L1
-	Epoch      uint64        // grows with each reconnect and flush; 0 while the link is down
-	Staleness  time.Duration // age of the last instant of which all writes are known
-	Reconnects uint64
-	CanaryLag  time.Duration // from the last canary's write to its push; 0 if there was none: see Options.Canary
+	Server     string        `json:"server"`       // host:port
+	Live       bool          `json:"live"`         // pushes arrive and reads may be served from L1
+	Epoch      uint64        `json:"epoch"`        // grows with each reconnect and flush; 0 while the link is down
+	Staleness  time.Duration `json:"staleness_ns"` // age of the last instant of which all writes are known
+	Reconnects uint64        `json:"reconnects"`
+	CanaryLag  time.Duration `json:"canary_lag_ns"` // from the last canary's write to its push; 0 if there was none: see Options.Canary
 }
 
 // counts are what a cache counts off the path of a hit; hits and misses are counted by its view.

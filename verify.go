@@ -59,10 +59,10 @@ func (v Verify) validate(withoutRedis bool) error {
 
 // VerifyStats counts what Options.Verify found.
 type VerifyStats struct {
-	Coherent   uint64 // compared, and what Redis held too
-	Wrong      uint64 // compared, and not what Redis held: an invalidation was lost
-	Unresolved uint64 // not compared: it had left L1 by then, or Redis or the link did not answer
-	Skipped    uint64 // not compared: more than Verify.MaxPerSecond
+	Coherent   uint64 `json:"coherent"`   // compared, and what Redis held too
+	Wrong      uint64 `json:"wrong"`      // compared, and not what Redis held: an invalidation was lost
+	Unresolved uint64 `json:"unresolved"` // not compared: it had left L1 by then, or Redis or the link did not answer
+	Skipped    uint64 `json:"skipped"`    // not compared: more than Verify.MaxPerSecond
 }
 
 // Consistency is the share of what was compared that was coherent: 0.9999 is four nines. It is 1 if nothing was compared.

@@ -5,44 +5,44 @@ package localcache
 //
 //	Fills.Accepted == Items + Evictions.* + Invalidations.*.Evicted
 type Stats struct {
-	Items    int64 // resident entries, and those on their way into the store
-	Bytes    int64 // what they are charged, and the fixed tables
-	MaxBytes int64
+	Items    int64 `json:"items"` // resident entries, and those on their way into the store
+	Bytes    int64 `json:"bytes"` // what they are charged, and the fixed tables
+	MaxBytes int64 `json:"max_bytes"`
 
-	Fills         FillStats
-	Evictions     EvictionStats
-	Invalidations InvalidationStats
+	Fills         FillStats         `json:"fills"`
+	Evictions     EvictionStats     `json:"evictions"`
+	Invalidations InvalidationStats `json:"invalidations"`
 }
 
 // FillStats counts fills by what [View.Fill] returned.
 type FillStats struct {
-	Accepted    uint64
-	Invalidated uint64
-	Epoch       uint64
-	Capacity    uint64
-	Closed      uint64
+	Accepted    uint64 `json:"accepted"`
+	Invalidated uint64 `json:"invalidated"`
+	Epoch       uint64 `json:"epoch"`
+	Capacity    uint64 `json:"capacity"`
+	Closed      uint64 `json:"closed"`
 }
 
 // EvictionStats counts the entries that left for another reason than an invalidation.
 type EvictionStats struct {
-	Capacity uint64 // to make room
-	Expired  uint64 // found expired by the sweep or by the next fill
-	Rejected uint64 // never became visible: less popular than what would have had to go
-	Flushed  uint64 // left behind by an epoch, or invalidated before they became visible, or dropped by Close
-	Replaced uint64 // by the next fill of the key
+	Capacity uint64 `json:"capacity"` // to make room
+	Expired  uint64 `json:"expired"`  // found expired by the sweep or by the next fill
+	Rejected uint64 `json:"rejected"` // never became visible: less popular than what would have had to go
+	Flushed  uint64 `json:"flushed"`  // left behind by an epoch, or invalidated before they became visible, or dropped by Close
+	Replaced uint64 `json:"replaced"` // by the next fill of the key
 }
 
 // InvalidationStats counts invalidations by their cause.
 type InvalidationStats struct {
-	Tracking  InvalidationCounts
-	Broadcast InvalidationCounts
-	Local     InvalidationCounts
+	Tracking  InvalidationCounts `json:"tracking"`
+	Broadcast InvalidationCounts `json:"broadcast"`
+	Local     InvalidationCounts `json:"local"`
 }
 
 // InvalidationCounts counts invalidations by their effect.
 type InvalidationCounts struct {
-	Evicted uint64
-	Absent  uint64
+	Evicted uint64 `json:"evicted"`
+	Absent  uint64 `json:"absent"`
 }
 
 // Stats returns the statistics of all views together.
