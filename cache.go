@@ -105,7 +105,7 @@ func (c *Cache[V]) miss(ctx context.Context, key string, k localcache.Key, q que
 	if answer, done, err := c.lookAgain(ctx, key, k, q, found, result); done {
 		return answer, err
 	}
-	f, leader := c.flights.join(c.view, c.client.shard, k, q.notBefore)
+	f, leader := c.flights.join(c.view, c.client.shardOf(c.config.Prefix, key), k, q.notBefore)
 	if leader {
 		c.read(ctx, f, key, k)
 	} else {
@@ -125,13 +125,13 @@ func (c *Cache[V]) lookAgain(ctx context.Context, key string, k localcache.Key, 
 	}
 	var unfenced error
 	if result == localcache.Stale {
-		if unfenced = c.client.fenceShortly(ctx); unfenced == nil {
+		if unfenced = c.client.fenceShortly(ctx, c.config.Prefix, key); unfenced == nil {
 			c.counts.lookedAgain.Add(1)
 			found, result = c.view.Get(k, localcache.Now(), q.notBefore)
 		}
 	}
 	// The fence may learn that the link is lost a moment before the shard does.
-	if !c.client.shard.Live() || errors.Is(unfenced, tracking.ErrLinkDown) {
+	if !c.client.shardOf(c.config.Prefix, key).Live() || errors.Is(unfenced, tracking.ErrLinkDown) {
 		switch c.client.options.OnDisconnect {
 		case FailReads:
 			return answer, true, ErrDisconnected

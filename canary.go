@@ -120,7 +120,7 @@ func (c *canary) try(ctx context.Context, epoch uint64) {
 	select {
 	case <-t.ended:
 	case <-patience.C:
-		if c.client.fenceShortly(ctx) != nil {
+		if c.client.fenceShortly(ctx, "", c.key) != nil {
 			return
 		}
 	case <-ctx.Done():

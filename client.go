@@ -199,12 +199,16 @@ func (c *Client) Fence(ctx context.Context) error {
 	return err
 }
 
-// fenceShortly is Fence for a read, which has Redis to ask if the link does not answer in time.
-func (c *Client) fenceShortly(ctx context.Context) error {
+// fenceShortly is Fence for a read of the key prefix+key, which has Redis to ask if the link does not answer in time.
+func (c *Client) fenceShortly(ctx context.Context, _, _ string) error {
 	ctx, cancel := context.WithTimeout(ctx, c.options.RemoteTimeout)
 	defer cancel()
 	return c.Fence(ctx)
 }
+
+// shardOf returns what L1 knows of the server that owns the key prefix+key, which is given in two parts so that nobody has to join them. A
+// value may be kept under a token of this shard only.
+func (c *Client) shardOf(_, _ string) *localcache.Shard { return c.shard }
 
 // invalidate makes L1 forget one key of Redis in whichever caches may hold it.
 func (c *Client) invalidate(key string, cause localcache.Cause) {

@@ -39,7 +39,7 @@ func (c *Cache[V]) GetMany(ctx context.Context, keys []string, options ...ReadOp
 		answer, done, err := c.lookAgain(ctx, key, k, q, found, result)
 		switch {
 		case !done:
-			f, leader := c.flights.join(c.view, c.client.shard, k, q.notBefore)
+			f, leader := c.flights.join(c.view, c.client.shardOf(c.config.Prefix, key), k, q.notBefore)
 			if leader {
 				mine = append(mine, missed[V]{key, k, f})
 			} else {

@@ -222,7 +222,7 @@ func (c *Cache[V]) awaitLease(ctx context.Context, k localcache.Key, full string
 	if answer.life != noExpiry {
 		limit = min(limit, answer.life+time.Millisecond)
 	}
-	if !c.client.shard.Live() {
+	if !c.client.shardOf("", full).Live() {
 		limit = min(limit, unpushedPoll)
 	}
 	timer := time.NewTimer(limit)

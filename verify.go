@@ -158,7 +158,7 @@ func (c *Cache[V]) compare(ctx context.Context, key string, k localcache.Key, se
 	}
 	full := c.config.Prefix + key
 	answer := c.client.remote.fetch(ctx, full)
-	if answer.state == unavailable || c.client.fenceShortly(ctx) != nil {
+	if answer.state == unavailable || c.client.fenceShortly(ctx, "", full) != nil {
 		n.unresolved.Add(1)
 		return
 	}
