@@ -62,9 +62,12 @@ func (s *Server) Command(ctx context.Context, args ...string) rueidis.RedisResul
 	return client.Do(ctx, client.B().Arbitrary(args...).Build())
 }
 
+// verbatim takes away what RESP3 puts before the text of a verbatim string.
+func verbatim(text string) string { return strings.TrimPrefix(text, "txt:") }
+
 // InfoField returns the value of a field in the reply of INFO, or "" if it is not there.
 func InfoField(info, field string) string {
-	for line := range strings.Lines(info) {
+	for line := range strings.Lines(verbatim(info)) {
 		if name, value, ok := strings.Cut(strings.TrimSpace(line), ":"); ok && name == field {
 			return value
 		}

@@ -51,6 +51,13 @@ type Config struct {
 
 	// primary is the server to replicate; set by RunReplica.
 	primary *Server
+
+	// cluster is the node timeout of a node of a cluster, else 0; set by RunCluster.
+	cluster time.Duration
+
+	// watches is what a sentinel watches, and downAfter its patience; set by RunSentinel.
+	watches   *Server
+	downAfter time.Duration
 }
 
 // A Server is a server process and what is needed to stop it and to start it again on the same port.
@@ -85,7 +92,7 @@ func Run(ctx context.Context, config Config) (*Server, error) {
 	}
 	s := &Server{config: config, binary: binary, version: version, dir: dir}
 	for try := 1; ; try++ {
-		if s.port, err = freePort(); err == nil {
+		if s.port, err = freePort(config.cluster != 0); err == nil {
 			err = s.start(ctx)
 		}
 		if err == nil {
@@ -99,17 +106,37 @@ func Run(ctx context.Context, config Config) (*Server, error) {
 	return s, nil
 }
 
-// freePort returns a port that was free a moment ago. Somebody may take it before the server does: see errPortTaken.
-func freePort() (int, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+// busPort is how much higher than its port the nodes of a cluster talk to each other.
+const busPort = 10000
+
+// freePort returns a port that was free a moment ago, and whose bus port was too if that is asked for. Somebody may take it before the
+// server does: see errPortTaken.
+func freePort(withBus bool) (int, error) {
+	for {
+		port, err := listenOn(0)
+		if err != nil {
+			return 0, fmt.Errorf("redistest: free port: %w", err)
+		}
+		if !withBus {
+			return port, nil
+		}
+		if port+busPort > 65535 {
+			continue
+		}
+		if _, err := listenOn(port + busPort); err == nil {
+			return port, nil
+		}
+	}
+}
+
+// listenOn listens for a moment, and returns the port.
+func listenOn(port int) (int, error) {
+	listener, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 	if err != nil {
-		return 0, fmt.Errorf("redistest: free port: %w", err)
+		return 0, err
 	}
-	port := listener.Addr().(*net.TCPAddr).Port
-	if err := listener.Close(); err != nil {
-		return 0, fmt.Errorf("redistest: free port: %w", err)
-	}
-	return port, nil
+	defer listener.Close()
+	return listener.Addr().(*net.TCPAddr).Port, nil
 }
 
 // errPortTaken marks a start that failed because another process listens on the port.
@@ -129,7 +156,11 @@ func (s *Server) start(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("redistest: log: %w", err)
 	}
-	p, err := startProcess(s.binary, []string{s.path("server.conf")}, logFile)
+	arguments := []string{s.path("server.conf")}
+	if s.config.watches != nil {
+		arguments = append(arguments, "--sentinel")
+	}
+	p, err := startProcess(s.binary, arguments, logFile)
 	if err != nil {
 		return err
 	}
@@ -154,9 +185,17 @@ func (s *Server) configuration() []byte {
 	line("dir %s", s.dir)
 	line("daemonize no")
 	line(`logfile ""`)
+	line("user %s on >%s ~* &* +@all", AdminUser, AdminPassword)
+	if primary := s.config.watches; primary != nil {
+		line("sentinel monitor %s 127.0.0.1 %d %d", SentinelMaster, primary.port, quorum)
+		line("sentinel auth-user %s %s", SentinelMaster, AdminUser)
+		line("sentinel auth-pass %s %s", SentinelMaster, AdminPassword)
+		line("sentinel down-after-milliseconds %s %d", SentinelMaster, s.config.downAfter.Milliseconds())
+		line("sentinel failover-timeout %s %d", SentinelMaster, 4*s.config.downAfter.Milliseconds())
+		return b.Bytes()
+	}
 	line(`save ""`)
 	line("repl-diskless-sync-delay 0")
-	line("user %s on >%s ~* &* +@all", AdminUser, AdminPassword)
 	line("masteruser %s", AdminUser)
 	line("masterauth %s", AdminPassword)
 	if s.version.AtLeast(7, 0) {
@@ -165,6 +204,13 @@ func (s *Server) configuration() []byte {
 	if s.config.Persistent {
 		line("appendonly yes")
 		line("appendfsync always")
+	}
+	if s.config.cluster != 0 {
+		line("cluster-enabled yes")
+		line("cluster-config-file nodes.conf")
+		line("cluster-node-timeout %d", s.config.cluster.Milliseconds())
+		line("cluster-replica-validity-factor 0") // however long a replica was cut off, it may be promoted
+		line("cluster-migration-barrier 99")      // replicas stay where the test put them
 	}
 	if s.config.Password != "" {
 		line("requirepass %s", strconv.Quote(s.config.Password))
@@ -339,6 +385,12 @@ func (s *Server) Dir() string { return s.dir }
 
 // Version returns the version of the server binary.
 func (s *Server) Version() Version { return s.version }
+
+func (s *Server) running() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.process.running()
+}
 
 // Pid returns the process id of the current run.
 func (s *Server) Pid() int {

@@ -59,3 +59,47 @@ func (s *Server) Do(t testing.TB, args ...string) rueidis.RedisMessage {
 	}
 	return message
 }
+
+// StartCluster is [RunCluster] for a test: it is closed when the test ends, and the ends of its nodes' logs are in the output of a test that
+// failed.
+func StartCluster(t testing.TB, config ClusterConfig) *Cluster {
+	t.Helper()
+	c, err := RunCluster(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		logIfFailed(t, c.Nodes())
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return c
+}
+
+// StartSentinel is [RunSentinel] for a test, as [StartCluster] is RunCluster.
+func StartSentinel(t testing.TB, config SentinelConfig) *Sentinel {
+	t.Helper()
+	s, err := RunSentinel(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		logIfFailed(t, s.Servers)
+		logIfFailed(t, s.Sentinels)
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+func logIfFailed(t testing.TB, servers []*Server) {
+	t.Helper()
+	if !t.Failed() {
+		return
+	}
+	for _, s := range servers {
+		t.Logf("the end of the log of %s:\n%s", s.Addr(), s.Log())
+	}
+}
