@@ -49,11 +49,13 @@ func seed(ctx context.Context, client rueidis.Client, n int) ([]string, error) {
 
 // open opens a client with one cache of what is under the prefix in Redis.
 func open[V any](ctx context.Context, server *redistest.Server, maxBytes int64, config nearcache.Config[V]) (*nearcache.Client, *nearcache.Cache[V], error) {
-	client, err := nearcache.Open(ctx, nearcache.Options{
-		Redis:    rueidis.ClientOption{InitAddress: []string{server.Addr()}},
-		Prefixes: []string{prefix},
-		MaxBytes: maxBytes,
-	})
+	return openWith(ctx, server, nearcache.Options{MaxBytes: maxBytes}, config)
+}
+
+func openWith[V any](ctx context.Context, server *redistest.Server, options nearcache.Options, config nearcache.Config[V]) (*nearcache.Client, *nearcache.Cache[V], error) {
+	options.Redis = rueidis.ClientOption{InitAddress: []string{server.Addr()}}
+	options.Prefixes = []string{prefix}
+	client, err := nearcache.Open(ctx, options)
 	if err != nil {
 		return nil, nil, err
 	}

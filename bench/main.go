@@ -40,6 +40,7 @@ var suites = []suite{
 	{"invalidate", invalidations},
 	{"load", loads},
 	{"memory", memory},
+	{"telemetry", observed},
 }
 
 func main() {
