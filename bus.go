@@ -57,7 +57,7 @@ func (l *busLink) message(_ context.Context, m broadcast.Message) error {
 	}
 	// What a newer version announces may be anything. While the link is down nothing is held, and a flush would begin an epoch.
 	if l.Status().Live {
-		(*linkHandler)(l.client).Flush()
+		(*linkHandler)(l.client).flush(&l.client.flushes.gap)
 	}
 	return nil
 }
@@ -69,7 +69,7 @@ func (l *busLink) gap(_ context.Context, gap broadcast.Gap) {
 	case !l.Status().Live:
 		l.live()
 	case gap.MustFlush():
-		(*linkHandler)(l.client).Flush()
+		(*linkHandler)(l.client).flush(&l.client.flushes.gap)
 	}
 }
 

@@ -105,13 +105,22 @@ func (c *Cache[V]) miss(ctx context.Context, key string, k localcache.Key, q que
 	if answer, done, err := c.lookAgain(ctx, key, k, q, found, result); done {
 		return answer, err
 	}
-	f, leader := c.flights.join(c.view, c.client.shardOf(c.config.Prefix, key), k, q.notBefore)
+	ctx, span := c.client.telemetry.StartGet(ctx, c.config.Name)
+	if c.client.options.TraceKeys {
+		span.SetKey(c.config.Prefix + key)
+	}
+	f, leader := c.flights.join(c.view, c.client.shardOf(c.config.Prefix, key), k, q.notBefore, span.SpanContext())
+	var answer V
+	var err error
 	if leader {
 		c.read(ctx, f, key, k)
+		answer, err = c.wait(ctx, f)
 	} else {
 		c.counts.coalesced.Add(1)
+		answer, err = c.follow(ctx, f)
 	}
-	return c.wait(ctx, f)
+	span.End(failureOf(err))
+	return answer, err
 }
 
 // lookAgain answers from L1 after all: what is negative, what only lacked certainty, after a fence, and what the policy for a link
@@ -133,6 +142,10 @@ func (c *Cache[V]) lookAgain(ctx context.Context, key string, k localcache.Key, 
 	// The fence may learn that the link is lost a moment before the shard does.
 	if !c.client.shardOf(c.config.Prefix, key).Live() || errors.Is(unfenced, tracking.ErrLinkDown) {
 		switch c.client.options.OnDisconnect {
+		case BypassLocal:
+			if result != localcache.Hit {
+				c.counts.localBypassed.Add(1)
+			}
 		case FailReads:
 			return answer, true, ErrDisconnected
 		case ServeStale:

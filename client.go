@@ -37,7 +37,7 @@ type Client struct {
 	background background
 	closed     atomic.Bool
 	closedDone chan struct{}
-	flushes    struct{ reconnect, flushAll atomic.Int64 }
+	flushes    struct{ reconnect, flushAll, gap atomic.Int64 }
 }
 
 // link tells the client what changed: a tracker's, or the bus.
@@ -236,9 +236,11 @@ func (h *linkHandler) Invalidate(key string) {
 	}
 }
 
-func (h *linkHandler) Flush() {
+func (h *linkHandler) Flush() { h.flush(&h.flushes.flushAll) }
+
+func (h *linkHandler) flush(counted *atomic.Int64) {
 	h.shard.Renew(h.shard.AsOf())
-	h.flushes.flushAll.Add(1)
+	counted.Add(1)
 	h.canary.moot()
 	h.caches.wakeAll()
 }

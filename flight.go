@@ -2,9 +2,13 @@ package nearcache
 
 import (
 	"context"
+	"errors"
 	"sync"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/go-nearcache/nearcache/localcache"
+	"github.com/go-nearcache/nearcache/telemetry"
 )
 
 // A flight is one fetch of a key, shared by the readers that came while it was under way. A reader joins only a flight whose
@@ -13,6 +17,9 @@ import (
 type flight[V any] struct {
 	token localcache.Token // taken before anything was sent
 	began localcache.Instant
+	span  trace.SpanContext // of the read that leads it
+
+	joined bool // the load of another flight; for whoever leads this one
 
 	done  chan struct{} // closed when what follows is set
 	value record[V]
@@ -27,7 +34,13 @@ type flights[V any] struct {
 type flightsPart[V any] struct {
 	mu    sync.Mutex
 	byKey map[localcache.Key]*flight[V]
-	loads map[localcache.Key]chan struct{} // closed when the load that runs has ended
+	loads map[localcache.Key]*running
+}
+
+// running is a load under way.
+type running struct {
+	ended chan struct{}     // closed at its end
+	span  trace.SpanContext // of the read that it is part of
 }
 
 func (fs *flights[V]) part(k localcache.Key) *flightsPart[V] { return &fs.parts[k.Part(len(fs.parts))] }
@@ -38,7 +51,7 @@ func (fs *flights[V]) part(k localcache.Key) *flightsPart[V] { return &fs.parts[
 // its request later still; or if this node has seen all those writes (the as-of of the link) and none of them touched the key
 // since the flight's token was taken. The as-of is read first: a write that it covers has then ended the token already. A write of
 // this node ends the token too, so a reader never joins a fetch from before its own write.
-func (fs *flights[V]) join(view *localcache.View[record[V]], shard *localcache.Shard, k localcache.Key, notBefore localcache.Instant) (f *flight[V], leader bool) {
+func (fs *flights[V]) join(view *localcache.View[record[V]], shard *localcache.Shard, k localcache.Key, notBefore localcache.Instant, span trace.SpanContext) (f *flight[V], leader bool) {
 	asOf := shard.AsOf()
 	part := fs.part(k)
 	part.mu.Lock()
@@ -51,7 +64,7 @@ func (fs *flights[V]) join(view *localcache.View[record[V]], shard *localcache.S
 		// What the new flight finds may be newer, and be read from L1 before the old one stores what it found: it must not any more.
 		view.Invalidate(k, localcache.Local)
 	}
-	f = &flight[V]{token: view.Token(k, shard), began: localcache.Now(), done: make(chan struct{})}
+	f = &flight[V]{token: view.Token(k, shard), began: localcache.Now(), span: span, done: make(chan struct{})}
 	if part.byKey == nil {
 		part.byKey = make(map[localcache.Key]*flight[V])
 	}
@@ -71,19 +84,19 @@ func (fs *flights[V]) end(k localcache.Key, f *flight[V], value record[V], err e
 	close(f.done)
 }
 
-// claim takes the right to load a key in this process, for unclaim to give back. If a load of the key runs, it returns what is closed at
-// its end instead.
-func (fs *flights[V]) claim(k localcache.Key) (running <-chan struct{}) {
+// claim takes the right to load a key in this process, for unclaim to give back. If a load of the key runs, it returns
+// that one instead.
+func (fs *flights[V]) claim(k localcache.Key, span trace.SpanContext) *running {
 	part := fs.part(k)
 	part.mu.Lock()
 	defer part.mu.Unlock()
-	if running, ok := part.loads[k]; ok {
-		return running
+	if other, ok := part.loads[k]; ok {
+		return other
 	}
 	if part.loads == nil {
-		part.loads = make(map[localcache.Key]chan struct{})
+		part.loads = make(map[localcache.Key]*running)
 	}
-	part.loads[k] = make(chan struct{})
+	part.loads[k] = &running{ended: make(chan struct{}), span: span}
 	return nil
 }
 
@@ -91,12 +104,12 @@ func (fs *flights[V]) unclaim(k localcache.Key) {
 	part := fs.part(k)
 	part.mu.Lock()
 	defer part.mu.Unlock()
-	close(part.loads[k])
+	close(part.loads[k].ended)
 	delete(part.loads, k)
 }
 
-// loading returns what is closed at the end of the load that runs, or nil.
-func (fs *flights[V]) loading(k localcache.Key) <-chan struct{} {
+// loading returns the load of the key that runs in this process, or nil.
+func (fs *flights[V]) loading(k localcache.Key) *running {
 	part := fs.part(k)
 	part.mu.Lock()
 	defer part.mu.Unlock()
@@ -117,6 +130,22 @@ func (c *Cache[V]) wait(ctx context.Context, f *flight[V]) (V, error) {
 		var none V
 		return none, context.Cause(ctx)
 	}
+}
+
+// follow is wait for a flight that another read leads.
+func (c *Cache[V]) follow(ctx context.Context, f *flight[V]) (V, error) {
+	ctx, span := c.client.telemetry.StartFollow(ctx, c.config.Name, telemetry.ScopeProcess, f.span)
+	value, err := c.wait(ctx, f)
+	span.End(failureOf(err))
+	return value, err
+}
+
+// failureOf is an error as telemetry sees it: that there is no such item is an answer.
+func failureOf(err error) error {
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	return err
 }
 
 // wakes lets loads wait for the push of a key: a lease that another node holds ends with one.

@@ -5,7 +5,10 @@ import (
 	"errors"
 	"sync"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/go-nearcache/nearcache/localcache"
+	"github.com/go-nearcache/nearcache/telemetry"
 )
 
 // loadsAtOnce is how many loaders one GetMany keeps running.
@@ -26,6 +29,8 @@ func (c *Cache[V]) GetMany(ctx context.Context, keys []string, options ...ReadOp
 	items := make(map[string]V, len(keys))
 	var failures []error
 	var mine, others []missed[V]
+	var span telemetry.Get
+	missing := 0
 	for _, key := range keys {
 		k := c.view.Key(key)
 		found, result := c.view.Get(k, q.began, q.notBefore)
@@ -39,7 +44,10 @@ func (c *Cache[V]) GetMany(ctx context.Context, keys []string, options ...ReadOp
 		answer, done, err := c.lookAgain(ctx, key, k, q, found, result)
 		switch {
 		case !done:
-			f, leader := c.flights.join(c.view, c.client.shardOf(c.config.Prefix, key), k, q.notBefore)
+			if missing++; missing == 1 {
+				ctx, span = c.client.telemetry.StartGet(ctx, c.config.Name)
+			}
+			f, leader := c.flights.join(c.view, c.client.shardOf(c.config.Prefix, key), k, q.notBefore, span.SpanContext())
 			if leader {
 				mine = append(mine, missed[V]{key, k, f})
 			} else {
@@ -53,20 +61,53 @@ func (c *Cache[V]) GetMany(ctx context.Context, keys []string, options ...ReadOp
 			failures = append(failures, &KeyError{Key: key, Err: err})
 		}
 	}
-	if len(mine) > 0 {
-		c.readMany(ctx, mine)
+	if missing == 0 {
+		return items, errors.Join(failures...)
 	}
-	// The caller's own flights are on their way before it waits for anybody else's, so two callers never wait for each other.
-	for _, m := range append(mine, others...) {
-		value, err := c.wait(ctx, m.f)
-		switch {
-		case err == nil:
-			items[m.key] = value
-		case !errors.Is(err, ErrNotFound):
-			failures = append(failures, &KeyError{Key: m.key, Err: err})
+	span.SetKeyCount(missing)
+	var failed error // the first of what was missing
+	wait := func(ctx context.Context, missed []missed[V]) {
+		for _, m := range missed {
+			value, err := c.wait(ctx, m.f)
+			switch {
+			case err == nil:
+				items[m.key] = value
+			case !errors.Is(err, ErrNotFound):
+				if failed == nil {
+					failed = err
+				}
+				failures = append(failures, &KeyError{Key: m.key, Err: err})
+			}
 		}
 	}
+	// The caller's own flights are on their way before it waits for anybody else's, so two callers never wait for each other.
+	if len(mine) > 0 {
+		c.readMany(ctx, mine)
+		wait(ctx, mine)
+	}
+	if len(others) > 0 {
+		ctx, follow := c.client.telemetry.StartFollow(ctx, c.config.Name, telemetry.ScopeProcess, leaders(others, span.SpanContext())...)
+		wait(ctx, others)
+		follow.End(failed)
+	}
+	span.End(failed)
 	return items, errors.Join(failures...)
+}
+
+// mostLinks is how many links OpenTelemetry's SDK keeps of a span, unless it is told otherwise.
+const mostLinks = 128
+
+// leaders are the spans of the reads that lead the flights, each once, and without the reader's own: a key given twice waits for itself.
+func leaders[V any](of []missed[V], own trace.SpanContext) []trace.SpanContext {
+	var spans []trace.SpanContext
+	seen := map[trace.SpanID]bool{own.SpanID(): true}
+	for _, m := range of {
+		if leader := m.f.span; leader.IsSampled() && !seen[leader.SpanID()] && len(spans) < mostLinks {
+			seen[leader.SpanID()] = true
+			spans = append(spans, leader)
+		}
+	}
+	return spans
 }
 
 // readMany leads several flights: one round trip for all, and loads, a few at a time, for those that it does not settle.

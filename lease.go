@@ -20,7 +20,21 @@ const (
 	absentMarker   = reservedPrefix + "absent"
 )
 
-func newLease() string { return leasePrefix + rand.Text() }
+// newLease returns a marker that no other load has. After a zero byte it holds the traceparent of the load's trace, unless that is empty, so
+// that the trace of a node that waits for the load leads to it.
+func newLease(traceParent string) string {
+	lease := leasePrefix + rand.Text()
+	if traceParent != "" {
+		lease += "\x00" + traceParent
+	}
+	return lease
+}
+
+// leaseTrace returns the traceparent of a marker, or nothing.
+func leaseTrace(lease []byte) string {
+	_, traceParent, _ := bytes.Cut(bytes.TrimPrefix(lease, []byte(leasePrefix)), []byte{0})
+	return string(traceParent)
+}
 
 func isLease(data []byte) bool { return bytes.HasPrefix(data, []byte(leasePrefix)) }
 

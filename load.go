@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/go-nearcache/nearcache/localcache"
+	"github.com/go-nearcache/nearcache/telemetry"
 )
 
 // read leads a flight: it asks Redis on the caller's goroutine, which is where almost every miss ends, and goes on to load on another
@@ -104,19 +105,22 @@ func (c *Cache[V]) load(ctx context.Context, f *flight[V], key string, k localca
 			return
 		}
 		if answer.state == leased {
-			answer = c.awaitLease(ctx, k, full)
+			answer = c.awaitLease(ctx, f, k, full)
 		} else {
-			if running := c.flights.claim(k); running == nil {
+			if other := c.flights.claim(k, f.span); other == nil {
 				ended := c.loadClaimed(ctx, f, key, k, answer)
 				c.flights.unclaim(k)
 				if ended {
 					return
 				}
 			} else { // Redis may hold its result
+				c.joined(f)
+				waiting, span := c.client.telemetry.StartFollow(ctx, c.config.Name, telemetry.ScopeProcess, other.span)
 				select {
-				case <-running:
-				case <-ctx.Done():
+				case <-other.ended:
+				case <-waiting.Done():
 				}
+				span.End(context.Cause(waiting))
 			}
 			answer = c.client.remote.fetch(ctx, full)
 		}
@@ -133,7 +137,7 @@ func (c *Cache[V]) loadClaimed(ctx context.Context, f *flight[V], key string, k 
 		return true
 	}
 	if answer.state != unavailable {
-		lease := newLease()
+		lease := newLease(c.client.telemetry.TraceParent(ctx))
 		acquired, err := c.acquire(ctx, c.config.Prefix+key, lease, answer)
 		switch {
 		case acquired:
@@ -209,15 +213,23 @@ func (c *Cache[V]) loadLocal(ctx context.Context, f *flight[V], key string, k lo
 // awaitLease waits until the lease that another load holds has ended: by the push of its key, by its time, or, in this process, by
 // the end of that load; and returns what Redis holds then. It looks once between asking to be woken and waiting, so no push is
 // missed.
-func (c *Cache[V]) awaitLease(ctx context.Context, k localcache.Key, full string) reply {
+func (c *Cache[V]) awaitLease(ctx context.Context, f *flight[V], k localcache.Key, full string) reply {
 	pushed, release := c.wakes.await(k)
 	defer release()
-	running := c.flights.loading(k)
+	other := c.flights.loading(k)
 	answer := c.client.remote.fetch(ctx, full)
 	if answer.state != leased {
 		return answer
 	}
-	c.counts.leaseWaits.Add(1)
+	scope, leader, ended := telemetry.ScopeFleet, telemetry.Leader(leaseTrace(answer.data)), (<-chan struct{})(nil)
+	if other == nil {
+		c.counts.leaseWaits.Add(1)
+	} else {
+		c.joined(f)
+		scope, leader, ended = telemetry.ScopeProcess, other.span, other.ended
+	}
+	ctx, span := c.client.telemetry.StartFollow(ctx, c.config.Name, scope, leader)
+	defer func() { span.End(context.Cause(ctx)) }()
 	limit := c.leaseLife()
 	if answer.life != noExpiry {
 		limit = min(limit, answer.life+time.Millisecond)
@@ -229,7 +241,7 @@ func (c *Cache[V]) awaitLease(ctx context.Context, k localcache.Key, full string
 	defer timer.Stop()
 	select {
 	case <-pushed:
-	case <-running:
+	case <-ended:
 	case <-timer.C:
 		if answer.life == noExpiry {
 			// Not a marker of ours, which all have an end: somebody else wrote it, and nobody will take it away.
@@ -238,6 +250,14 @@ func (c *Cache[V]) awaitLease(ctx context.Context, k localcache.Key, full string
 	case <-ctx.Done():
 	}
 	return c.client.remote.fetch(ctx, full)
+}
+
+// joined counts a flight that waits for a load of this process, once.
+func (c *Cache[V]) joined(f *flight[V]) {
+	if !f.joined {
+		f.joined = true
+		c.counts.coalesced.Add(1)
+	}
 }
 
 // unpushedPoll is how often a waiter looks at a lease while no push can tell it of its end.

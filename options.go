@@ -105,6 +105,9 @@ type Options struct {
 	MeterProvider  metric.MeterProvider
 	Propagator     propagation.TextMapPropagator
 
+	// TraceKeys notes the key of each Get that L1 did not answer on its span, as nearcache.key. Default: no key leaves the process.
+	TraceKeys bool
+
 	// SettleFills makes each read wait until what it stored in L1 is visible to the next, so that tests can count on it: L1 applies what is
 	// stored a moment later otherwise, or, if it is busy, not at all. It makes misses slower. Default false.
 	SettleFills bool

@@ -21,6 +21,7 @@ type CacheStats struct {
 	LocalNegatives uint64 `json:"local_negatives"` // L1 knew that there is no such item
 	LocalStale     uint64 `json:"local_stale"`     // from L1 past the bound, under ServeStale; those without an item are LocalNegatives
 	LocalMisses    uint64 `json:"local_misses"`    // L1 had nothing that it might serve
+	LocalBypasses  uint64 `json:"local_bypasses"`  // the link was down, and Options.OnDisconnect is BypassLocal
 
 	Coalesced uint64 `json:"coalesced"` // misses that joined another reader's fetch or load in this process
 
@@ -51,6 +52,7 @@ type LinkStats struct {
 // counts are what a cache counts off the path of a hit; hits and misses are counted by its view.
 type counts struct {
 	localNegative, localStale             atomic.Uint64
+	localBypassed                         atomic.Uint64
 	lookedAgain                           atomic.Uint64 // after L1 lacked certainty
 	coalesced                             atomic.Uint64
 	remoteHit, remoteNegative, remoteMiss atomic.Uint64
@@ -73,12 +75,15 @@ func (o *oncePerSecond) allow() bool {
 func (c *Cache[V]) stats() CacheStats {
 	n := &c.counts
 	negatives, stale, again := n.localNegative.Load(), n.localStale.Load(), n.lookedAgain.Load()
+	bypassed := n.localBypassed.Load()
 	lookups := c.view.Lookups()
+	misses := lookups.Misses + max(lookups.Stale, again) - again
 	return CacheStats{
 		LocalHits:       max(lookups.Hits, negatives+stale) - negatives - stale,
 		LocalNegatives:  negatives,
 		LocalStale:      stale,
-		LocalMisses:     lookups.Misses + max(lookups.Stale, again) - again,
+		LocalMisses:     max(misses, bypassed) - bypassed,
+		LocalBypasses:   bypassed,
 		Coalesced:       n.coalesced.Load(),
 		RemoteHits:      n.remoteHit.Load(),
 		RemoteNegatives: n.remoteNegative.Load(),
@@ -148,6 +153,7 @@ func (c *Client) observe(snapshot *telemetry.Snapshot) {
 			Name: name,
 			Local: telemetry.Results{
 				Hit: int64(n.LocalHits), Miss: int64(n.LocalMisses), Stale: int64(n.LocalStale), Negative: int64(n.LocalNegatives),
+				Bypass: int64(n.LocalBypasses),
 			},
 			Remote:    telemetry.Results{Hit: int64(n.RemoteHits), Miss: int64(n.RemoteMisses), Negative: int64(n.RemoteNegatives)},
 			Source:    telemetry.Results{Hit: int64(n.Loads - n.LoadErrors - n.LoadNegatives), Negative: int64(n.LoadNegatives)},
@@ -179,7 +185,7 @@ func (c *Client) observe(snapshot *telemetry.Snapshot) {
 			Invalidated: int64(local.Fills.Invalidated), Epoch: int64(local.Fills.Epoch), Capacity: int64(local.Fills.Capacity),
 		},
 	}
-	snapshot.Flushes = telemetry.Flushes{Reconnect: c.flushes.reconnect.Load(), FlushAll: c.flushes.flushAll.Load()}
+	snapshot.Flushes = telemetry.Flushes{Reconnect: c.flushes.reconnect.Load(), FlushAll: c.flushes.flushAll.Load(), Gap: c.flushes.gap.Load()}
 	if c.bus != nil {
 		return
 	}

@@ -15,7 +15,7 @@ import (
 
 // counted sums up what L1 did for the reads of a cache: each read is counted once.
 func counted(s nearcache.CacheStats) uint64 {
-	return s.LocalHits + s.LocalNegatives + s.LocalStale + s.LocalMisses
+	return s.LocalHits + s.LocalNegatives + s.LocalStale + s.LocalMisses + s.LocalBypasses
 }
 
 func TestStatsAddUp(t *testing.T) {
@@ -118,6 +118,9 @@ func TestStatsAddUpWithoutALink(t *testing.T) {
 			}
 			if got := counted(statsOf(n.client)) - before; got != reads {
 				t.Errorf("%d reads are counted as %d: %+v", reads, got, statsOf(n.client))
+			}
+			if bypassed := statsOf(n.client).LocalBypasses; (bypassed > 0) != (policy == nearcache.BypassLocal) {
+				t.Errorf("%v: %d reads are counted as passing L1 by", policy, bypassed)
 			}
 		})
 	}

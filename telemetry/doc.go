@@ -12,7 +12,7 @@
 //   - Every series of metrics carries nearcache.name, which no two open clients of a process share ([New] sees to that), and
 //     every series that belongs to one cache carries nearcache.cache too. So clients and caches never add up into one line.
 //   - No key, no value and no text of an error is recorded: an error is reported by its class (error.type). Keys appear only
-//     where a caller asks for them with [Load.SetKey].
+//     where a caller asks for them with [Get.SetKey].
 //   - Every method may be called from any goroutine, none blocks, and none fails: what cannot be recorded is dropped by the SDK.
 //
 // # Metrics
@@ -28,7 +28,7 @@
 //	nearcache.evictions*                 counter {eviction}       nearcache.reason=capacity|expired|rejected
 //	nearcache.invalidations*             counter {invalidation}   nearcache.source=tracking|broadcast|local,
 //	                                                              nearcache.effect=evicted|absent
-//	nearcache.flushes*                   counter {flush}          nearcache.reason=reconnect|overflow|flushall|topology|manual
+//	nearcache.flushes*                   counter {flush}          nearcache.reason=reconnect|overflow|flushall|topology|manual|gap
 //	nearcache.fills.rejected*            counter {fill}           nearcache.reason=invalidated|epoch|capacity
 //	nearcache.load.coalesced*            counter {request}        nearcache.cache, nearcache.scope=process|fleet
 //	nearcache.load.duration              histogram s              nearcache.cache, (error.type)
@@ -48,7 +48,10 @@
 //
 // # Spans
 //
-//	load {cache}      INTERNAL  a load, or the wait of a caller that shares another's: it links to the one it waits for
+//	get {cache}       INTERNAL  a read that the local tier did not answer; (nearcache.key.count) of several keys
+//	wait {cache}      INTERNAL  in it: the wait for what another reader of the process or another node fetches or loads
+//	                            (nearcache.scope), with a link to that one's span
+//	load {cache}      INTERNAL  in it: a call of the loader
 //	{operation}       CLIENT    a Redis command or pipeline, named by db.operation.name
 //	publish {topic}   PRODUCER  a message sent to the bus
 //	process {topic}   CONSUMER  a message handled: a new trace with a link to its publisher, or a child of it

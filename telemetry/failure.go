@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"reflect"
 	"strings"
@@ -54,7 +55,8 @@ func statusCode(message string) string {
 
 func notOfCode(r rune) bool { return (r < 'A' || r > 'Z') && r != '_' }
 
-// errorType is error.type: "timeout" or "canceled" where the operation ran out of time or was given up, otherwise what the
+// errorType is error.type: "timeout" or "canceled" where the operation ran out of time or was given up, "eof" where the other side closed
+// the connection, otherwise what the
 // conventions' own [semconv.ErrorType] says, but for errors without a type of their own. Those are all one type to it, named
 // after the function that made them; [semconv.ErrorTypeOther] is the honest word for it.
 func errorType(err error) string {
@@ -66,6 +68,10 @@ func errorType(err error) string {
 	}
 	if netErr, ok := errors.AsType[net.Error](err); ok && netErr.Timeout() {
 		return "timeout"
+	}
+	// How a connection that the other side closed is told; both would be of no type.
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return "eof"
 	}
 	kind := semconv.ErrorType(err).Value.AsString()
 	if anonymousTypes[kind] {

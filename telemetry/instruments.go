@@ -22,6 +22,8 @@ const (
 	effectKey = attribute.Key("nearcache.effect")
 	scopeKey  = attribute.Key("nearcache.scope")
 	keyKey    = attribute.Key("nearcache.key")
+
+	keyCountKey = attribute.Key("nearcache.key.count")
 )
 
 // Bucket boundaries, in seconds. Those of database and messaging operations are the ones that the semantic conventions advise.

@@ -63,7 +63,7 @@ func (t *Telemetry) StartProcess(
 	if len(headers) > 0 {
 		ctx = t.propagator.Extract(ctx, propagation.MapCarrier(headers))
 		if publisher := trace.SpanContextFromContext(ctx); publisher.IsRemote() && !t.processAsChild {
-			options = withLink(options, publisher)
+			options = withLinks(options, []trace.SpanContext{publisher})
 		}
 	}
 	p := Process{operation: t.begin(ctx, s, t.instruments.processDuration, options), t: t}

@@ -85,6 +85,7 @@ type Flushes struct {
 	FlushAll  int64 // the server was flushed
 	Topology  int64 // slots or roles moved
 	Manual    int64 // the program asked for it
+	Gap       int64 // messages of the bus were lost, or not understood
 }
 
 // Coalesced counts requests that waited for another's load (nearcache.scope).

@@ -20,7 +20,7 @@ func (o *observer) report(to metric.Observer, s *Snapshot) {
 		to.ObserveInt64(i.memoryLimit, s.MemoryLimit, client.plain...)
 	}
 	client.flushes.report(to, i.flushes,
-		s.Flushes.Reconnect, s.Flushes.Overflow, s.Flushes.FlushAll, s.Flushes.Topology, s.Flushes.Manual)
+		s.Flushes.Reconnect, s.Flushes.Overflow, s.Flushes.FlushAll, s.Flushes.Topology, s.Flushes.Manual, s.Flushes.Gap)
 
 	for n := range s.Links {
 		link := &s.Links[n]
@@ -41,7 +41,7 @@ type clientSeries struct {
 func (t *Telemetry) newClientSeries() *clientSeries {
 	return &clientSeries{
 		plain: observeOptions(t.nameAttr),
-		flushes: newBreakdown(reasonKey, []string{"reconnect", "overflow", "flushall", "topology", "manual"},
+		flushes: newBreakdown(reasonKey, []string{"reconnect", "overflow", "flushall", "topology", "manual", "gap"},
 			t.nameAttr),
 		store: newStoreSeries(t.nameAttr),
 	}

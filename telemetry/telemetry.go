@@ -56,6 +56,7 @@ type Telemetry struct {
 	processAsChild bool
 	instruments    instruments
 
+	gets      memo[string, *series]
 	loads     memo[string, *series]
 	follows   memo[followKey, *series]
 	commands  memo[commandKey, *series]

@@ -143,7 +143,8 @@ func TestWithoutSDK(t *testing.T) {
 		run   func()
 		spans float64
 	}{
-		"load":   {func() { _, l := telemetry.StartLoad(ctx, "users"); l.SetKey("1"); l.End(nil) }, 1},
+		"get":    {func() { _, g := telemetry.StartGet(ctx, "users"); g.SetKey("1"); g.SetKeyCount(2); g.End(nil) }, 1},
+		"load":   {func() { _, l := telemetry.StartLoad(ctx, "users"); l.End(nil) }, 1},
 		"failed": {func() { _, l := telemetry.StartLoad(ctx, "users"); l.End(failed) }, 1},
 		"redis":  {func() { _, r := telemetry.StartRedis(ctx, "GET", server, 2); r.End(nil) }, 1},
 		"publish": {func() {
@@ -161,10 +162,10 @@ func TestWithoutSDK(t *testing.T) {
 		"lag":   {func() { telemetry.InvalidationLag(ctx, server, 1) }, 0},
 		"age":   {func() { telemetry.VerificationAge(ctx, "users", 1) }, 0},
 		"follow": {func() {
-			_, l := telemetry.StartLoad(ctx, "users")
-			_, f := telemetry.StartFollow(ctx, "users", ScopeProcess, l.SpanContext())
+			ctx, g := telemetry.StartGet(ctx, "users")
+			_, f := telemetry.StartFollow(ctx, "users", ScopeProcess, g.SpanContext())
 			f.End(nil)
-			l.End(nil)
+			g.End(nil)
 		}, 2},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -25,12 +25,12 @@ func TestLoad(t *testing.T) {
 	ctx, parent := s.request(t)
 
 	loading, load := s.StartLoad(ctx, "users")
-	if !trace.SpanContextFromContext(loading).Equal(load.SpanContext()) {
-		t.Error("the context does not carry the load's span")
-	}
 	load.End(nil)
 	span := s.only(t)
 	compareSpan(t, span, described{"load users", "internal", "{nearcache.cache=users nearcache.name=orders}", "Unset"})
+	if trace.SpanContextFromContext(loading).SpanID() != span.SpanContext().SpanID() {
+		t.Error("the context does not carry the load's span")
+	}
 	if span.Parent().SpanID() != parent.SpanID() {
 		t.Error("the load is not a child of the request")
 	}
@@ -38,16 +38,59 @@ func TestLoad(t *testing.T) {
 		t.Errorf("links = %v, want none", span.Links())
 	}
 
-	_, load = s.StartLoad(ctx, "users")
-	load.SetKey("user:42")
-	load.End(nil)
-	compareSpan(t, s.only(t), described{
-		"load users", "internal", "{nearcache.cache=users nearcache.key=user:42 nearcache.name=orders}", "Unset",
-	})
-
 	compare(t, s.series(t), []string{
-		"nearcache.load.duration histogram s {nearcache.cache=users nearcache.name=orders} 2",
+		"nearcache.load.duration histogram s {nearcache.cache=users nearcache.name=orders} 1",
 	})
+}
+
+func TestGet(t *testing.T) {
+	s := newSDK(t, telemetry.Options{Name: "orders"})
+	ctx, parent := s.request(t)
+	reading, get := s.StartGet(ctx, "users")
+	if !trace.SpanContextFromContext(reading).Equal(get.SpanContext()) {
+		t.Error("the context does not carry the read's span")
+	}
+	get.End(nil)
+	span := s.only(t)
+	compareSpan(t, span, described{"get users", "internal", "{nearcache.cache=users nearcache.name=orders}", "Unset"})
+	if span.Parent().SpanID() != parent.SpanID() {
+		t.Error("the read is not a child of the request")
+	}
+
+	_, get = s.StartGet(ctx, "users")
+	get.SetKey("user:42")
+	get.End(context.Canceled)
+	compareSpan(t, s.only(t), described{
+		"get users", "internal", "{error.type=canceled nearcache.cache=users nearcache.key=user:42 nearcache.name=orders}", "Error canceled",
+	})
+	_, get = s.StartGet(ctx, "users")
+	get.SetKeyCount(3)
+	get.End(nil)
+	compareSpan(t, s.only(t), described{
+		"get users", "internal", "{nearcache.cache=users nearcache.key.count=3 nearcache.name=orders}", "Unset",
+	})
+	compare(t, s.series(t), nil) // a read has no duration of its own
+}
+
+// TestLeaderOnAnotherNode is what travels in a lease.
+func TestLeaderOnAnotherNode(t *testing.T) {
+	s := newSDK(t, telemetry.Options{})
+	ctx, leader := s.request(t)
+	if got := telemetry.Leader(s.TraceParent(ctx)); got.TraceID() != leader.TraceID() || got.SpanID() != leader.SpanID() || !got.IsRemote() {
+		t.Errorf("the leader is %v, want %v", got, leader)
+	}
+	if got := s.TraceParent(t.Context()); got != "" {
+		t.Errorf("without a span: %q", got)
+	}
+	unsampled := trace.ContextWithSpanContext(t.Context(), leader.WithTraceFlags(0))
+	if got := s.TraceParent(unsampled); got != "" {
+		t.Errorf("of a trace that nobody keeps: %q", got)
+	}
+	for _, text := range []string{"", "x", "00-zz", "00-00000000000000000000000000000000-0000000000000000-01"} {
+		if got := telemetry.Leader(text); got.IsValid() {
+			t.Errorf("%q names %v", text, got)
+		}
+	}
 }
 
 func TestFailedLoads(t *testing.T) {
@@ -72,19 +115,19 @@ func TestFailedLoads(t *testing.T) {
 
 func TestFollowersLinkToTheirLeader(t *testing.T) {
 	s := newSDK(t, telemetry.Options{Name: "orders"})
-	_, load := s.StartLoad(t.Context(), "users")
+	_, get := s.StartGet(t.Context(), "users")
 
 	ctx, parent := s.request(t)
-	_, follow := s.StartFollow(ctx, "users", telemetry.ScopeProcess, load.SpanContext())
+	_, follow := s.StartFollow(ctx, "users", telemetry.ScopeProcess, get.SpanContext())
 	follow.End(nil)
 	span := s.only(t)
 	compareSpan(t, span, described{
-		"load users", "internal", "{nearcache.cache=users nearcache.name=orders nearcache.scope=process}", "Unset",
+		"wait users", "internal", "{nearcache.cache=users nearcache.name=orders nearcache.scope=process}", "Unset",
 	})
 	if span.Parent().SpanID() != parent.SpanID() {
 		t.Error("the wait is not a child of its own request")
 	}
-	if links := span.Links(); len(links) != 1 || links[0].SpanContext.SpanID() != load.SpanContext().SpanID() {
+	if links := span.Links(); len(links) != 1 || links[0].SpanContext.SpanID() != get.SpanContext().SpanID() {
 		t.Errorf("links = %v, want one to the leader", links)
 	}
 
@@ -93,15 +136,15 @@ func TestFollowersLinkToTheirLeader(t *testing.T) {
 	follow.End(context.DeadlineExceeded)
 	span = s.only(t)
 	compareSpan(t, span, described{
-		"load users", "internal",
+		"wait users", "internal",
 		"{error.type=timeout nearcache.cache=users nearcache.name=orders nearcache.scope=fleet}", "Error timeout",
 	})
 	if links := span.Links(); len(links) != 0 {
 		t.Errorf("links = %v, want none", links)
 	}
 
-	compare(t, s.series(t), nil) // a wait has no duration, and the leader has not ended
-	load.End(nil)
+	compare(t, s.series(t), nil) // a wait has no duration
+	get.End(nil)
 }
 
 func TestRedis(t *testing.T) {
@@ -171,16 +214,18 @@ func TestRedis(t *testing.T) {
 	}
 }
 
-// TestRequestTrace is the trace of a miss: the request, in it the load, in it what was asked of Redis.
+// TestRequestTrace is the trace of a miss: the request, in it the read, in it what was asked of Redis and the load.
 func TestRequestTrace(t *testing.T) {
 	s := newSDK(t, telemetry.Options{})
 	ctx, root := s.request(t)
-	ctx, load := s.StartLoad(ctx, "users")
+	ctx, get := s.StartGet(ctx, "users")
 	for _, operation := range []string{"PIPELINE", "SET"} {
 		_, command := s.StartRedis(ctx, operation, server, 1)
 		command.End(nil)
 	}
+	_, load := s.StartLoad(ctx, "users")
 	load.End(nil)
+	get.End(nil)
 
 	parents := make(map[string]trace.SpanID)
 	for _, span := range s.recorder.Ended() {
@@ -189,9 +234,13 @@ func TestRequestTrace(t *testing.T) {
 			t.Errorf("%s is in another trace", span.Name())
 		}
 	}
-	if parents["load users"] != root.SpanID() || parents["PIPELINE"] != load.SpanContext().SpanID() ||
-		parents["SET"] != load.SpanContext().SpanID() {
+	if parents["get users"] != root.SpanID() {
 		t.Errorf("parents = %v", parents)
+	}
+	for _, child := range []string{"PIPELINE", "SET", "load users"} {
+		if parents[child] != get.SpanContext().SpanID() {
+			t.Errorf("%s is not in the read: %v", child, parents)
+		}
 	}
 }
 
@@ -368,8 +417,11 @@ func TestUnsampled(t *testing.T) {
 		sdktrace.WithSampler(sdktrace.NeverSample()), sdktrace.WithSpanProcessor(s.recorder))
 	client := s.another(t, "unsampled")
 	_, load := client.StartLoad(t.Context(), "users")
-	load.SetKey("user:42")
 	load.End(errPlain)
+	_, get := client.StartGet(t.Context(), "users")
+	get.SetKey("user:42")
+	get.SetKeyCount(2)
+	get.End(errPlain)
 	if spans := s.recorder.Ended(); len(spans) != 0 {
 		t.Errorf("spans = %v, want none", spans)
 	}
