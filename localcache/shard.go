@@ -67,6 +67,20 @@ func (s *Shard) Renew(asOf Instant) uint64 {
 	return epoch
 }
 
+// Flush begins a new epoch as Renew does, but only in a shard that is live: a suspended one stays suspended, and a frozen one, whose entries
+// may not be served any more either, becomes so.
+func (s *Shard) Flush() {
+	s.update(func(row *shardState) {
+		switch {
+		case row.fill != epochNone:
+			epoch := lastEpoch.Add(1)
+			row.epoch, row.fill, row.last = epoch, epoch, epoch
+		case row.epoch != epochNone:
+			row.epoch = epochNone
+		}
+	})
+}
+
 // Suspend ends the epoch without a new one: nothing of this shard is served or filled until Renew.
 func (s *Shard) Suspend() {
 	s.update(func(row *shardState) { row.epoch, row.fill = epochNone, epochNone })

@@ -38,3 +38,6 @@ func (t Token) Current() bool {
 
 // Live reports whether the token can lead to a stored entry at all, that is, whether the shard was live when it was taken.
 func (t Token) Live() bool { return t.epoch != epochNone }
+
+// Of reports whether the token was taken for this shard.
+func (t Token) Of(s *Shard) bool { return t.shard != nil && t.shard == s }

@@ -19,6 +19,10 @@ var (
 	// acknowledged.
 	ErrNotPrimary = errors.New("tracking: the server is not a primary")
 
+	// ErrClusterNode means that the server is a node of a cluster, and that [Options.Topology] is not set: slots that move away from it
+	// would go unnoticed.
+	ErrClusterNode = errors.New("tracking: the server is a node of a cluster")
+
 	// ErrCredentials means that the server refused the user name and password.
 	ErrCredentials = errors.New("tracking: the server refused the credentials")
 
@@ -33,8 +37,8 @@ var (
 	ErrProbeRefused = errors.New("tracking: the probe's key could not be written")
 )
 
-// A LinkError says why a link could not be made or was given up. It wraps one of ErrNoTracking, ErrNotPrimary, ErrCredentials,
-// ErrProbeRefused and ErrLinkDown, and the cause. It contains no password.
+// A LinkError says why a link could not be made or was given up. It wraps one of ErrNoTracking, ErrNotPrimary, ErrClusterNode,
+// ErrCredentials, ErrProbeRefused and ErrLinkDown, and the cause. It contains no password.
 type LinkError struct {
 	Address string // the server's, as configured
 	Step    string // the command, or "connect", "connection", "heartbeat", "AuthCredentialsFn", "probe", "doubt"

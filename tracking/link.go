@@ -21,6 +21,11 @@ type link struct {
 	connection *connection
 	server     Server
 	fences     fences
+	node       string // its id in the cluster, if Options.Topology is set
+
+	// The latest topology, and whether the next question is for the next one. Used by the goroutine that opens the link, then by that of serve.
+	topology Topology
+	slotsDue bool
 
 	failing sync.Once
 	down    chan struct{} // closed by fail, first of all
@@ -72,6 +77,9 @@ func (l *link) handshake(ctx context.Context) error {
 	if err != nil {
 		return l.noTracking("HELLO 3", err, "connect to a Redis or Valkey server, or to a proxy that speaks RESP3")
 	}
+	if hello.mode == modeCluster && l.tracker.options.Topology == nil {
+		return l.failed("HELLO 3", ErrClusterNode, errors.New("the server is a node of a cluster"), "set Options.Topology, to be told when slots move")
+	}
 	if hello.protocol != 3 {
 		return l.noTracking("HELLO 3", fmt.Errorf("protocol %d in the reply", hello.protocol), "connect to the server itself: the proxy before it does not speak RESP3")
 	}
@@ -102,12 +110,21 @@ func (l *link) handshake(ctx context.Context) error {
 		}
 	}
 	if err := l.askRole(ctx); err != nil {
-		if _, isLinkError := errors.AsType[*LinkError](err); isLinkError {
-			return err
+		return l.handshakeTrouble(ctx, "ROLE", err)
+	}
+	if l.tracker.options.Topology != nil {
+		if err := l.askNode(ctx); err != nil {
+			return l.handshakeTrouble(ctx, "CLUSTER SLOTS", err)
 		}
-		return l.trouble("ROLE", causeOf(ctx, err), "")
 	}
 	return nil
+}
+
+func (l *link) handshakeTrouble(ctx context.Context, step string, err error) error {
+	if _, isLinkError := errors.AsType[*LinkError](err); isLinkError {
+		return err
+	}
+	return l.trouble(step, causeOf(ctx, err), "")
 }
 
 func (l *link) helloTrouble(err error) error {
@@ -160,6 +177,9 @@ func (l *link) goLive() error {
 	t.becameLive(l, asOf)
 	t.current.Store(l)
 	l.live = true
+	if t.options.Topology != nil {
+		t.options.Topology(l.topology)
+	}
 	t.options.Handler.Live(asOf)
 	return nil
 }
@@ -264,6 +284,28 @@ func (l *link) serve(ctx context.Context) {
 	}
 }
 
+// ask sends one question, ROLE or, every second time in a cluster, CLUSTER SLOTS. So the role and the slots that an as-of time rests on were
+// both the server's own answers at that time or later, and a fence asks for both.
+func (l *link) ask(ctx context.Context) error {
+	if !l.slotsDue {
+		if err := l.askRole(ctx); err != nil {
+			return err
+		}
+		l.slotsDue = l.tracker.options.Topology != nil
+		return nil
+	}
+	topology, err := l.askSlots(ctx)
+	if err != nil {
+		return err
+	}
+	l.slotsDue = false
+	if !topology.Equal(l.topology) {
+		l.topology = topology
+		l.deliver(func(Handler) { l.tracker.options.Topology(topology) })
+	}
+	return nil
+}
+
 // roundTrip asks until it gets an answer, but not for longer than the deadline. An answer confirms everything before the last
 // answered question was sent.
 func (l *link) roundTrip(ctx context.Context) error {
@@ -272,7 +314,7 @@ func (l *link) roundTrip(ctx context.Context) error {
 	defer cancel()
 	for {
 		number, sent := l.fences.begin(), time.Now()
-		err := l.askRole(ctx)
+		err := l.ask(ctx)
 		if err == nil {
 			l.confirm(number, sent)
 			return nil

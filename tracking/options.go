@@ -39,6 +39,16 @@ type Options struct {
 	// Handler receives what the link learns.
 	Handler Handler
 
+	// Topology makes the link one to a primary of a cluster, which asks for the slots as well as for the role: every second round trip is
+	// CLUSTER SLOTS. It is called with the first answer just before Handler.Live, and with each that differs from the one before. It is called as
+	// the methods of Handler are and must not block either; no as-of time is confirmed that is later than the slots it was called
+	// with. Default: none, and a node of a cluster is refused with [ErrClusterNode].
+	Topology func(Topology)
+
+	// Node is the id that the node must have in its cluster, so that another one that has come to its address is not taken for it. Only with
+	// Topology. Default: any.
+	Node string
+
 	// Heartbeat is the time from one round trip to the next on an idle link. The as-of time is at most two heartbeats and one
 	// round trip old. It must be well under the server's timeout setting, if that is not 0. Default 250 ms, minimum 1 ms.
 	Heartbeat time.Duration
@@ -99,6 +109,8 @@ func (o Options) validate() error {
 	switch {
 	case o.Handler == nil:
 		return errors.New("tracking: Options.Handler is nil: it must be set, or nobody learns what changes")
+	case o.Node != "" && o.Topology == nil:
+		return fmt.Errorf("tracking: Options.Node is %q: it must be empty without Topology, which asks for it", o.Node)
 	case o.Heartbeat < minHeartbeat:
 		return fmt.Errorf("tracking: Options.Heartbeat is %v: it must be at least %v", o.Heartbeat, minHeartbeat)
 	case o.Deadline < o.Heartbeat:

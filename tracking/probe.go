@@ -3,8 +3,12 @@ package tracking
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -18,19 +22,33 @@ const probeLife = time.Second
 // over another connection, and fences. A key "<prefix>nearcache:probe:<random>" is announced to everybody who follows the
 // prefix.
 //
+// In a cluster the server must own the slot of some such key.
+//
 // It returns nil if the announcement came. Errors wrap what [Open] returns, or [ErrProbeRefused] if the key could not be
 // written (no right to, a read-only server, no memory), or [ErrNoTracking] if everything was accepted and nothing came: what
 // answers is then no server but a proxy that swallows pushes, or one that leads two connections to two servers.
 func Probe(ctx context.Context, redis rueidis.ClientOption, prefix string) error {
 	handler := &probe{key: prefix + "nearcache:probe:" + rand.Text()}
-	t, err := Open(ctx, Options{
+	options := Options{
 		Redis: redis, Prefixes: []string{prefix}, Handler: handler,
 		Deadline: rueidis.DefaultDialTimeout, // nobody serves anything by this link: better a late proof than none
-	})
+	}
+	t, err := Open(ctx, options)
+	if errors.Is(err, ErrClusterNode) {
+		var first sync.Once // before anything is announced
+		options.Topology = func(topology Topology) { first.Do(func() { handler.key = topology.ownKey(handler.key) }) }
+		t, err = Open(ctx, options)
+	}
 	if err != nil {
 		return err
 	}
 	defer t.Close(ctx)
+	if handler.key == "" {
+		return &LinkError{
+			Address: t.options.Redis.InitAddress[0], Step: "probe", Kind: ErrProbeRefused,
+			Cause: fmt.Errorf("the node owns the slot of no key under %q", prefix), Advice: "probe another one",
+		}
+	}
 	if err := t.writeProbe(ctx, handler.key); err != nil {
 		return err
 	}
@@ -49,6 +67,21 @@ func Probe(ctx context.Context, redis rueidis.ClientOption, prefix string) error
 		}
 	}
 	return nil
+}
+
+// ownKeyTries is enough to find a key of a node that owns one in a thousand slots.
+const ownKeyTries = 20_000
+
+// ownKey returns a key that begins with the given one and whose slot the node that was asked owns; "" if there seems to be none.
+func (t Topology) ownKey(key string) string {
+	for n := range ownKeyTries {
+		candidate := key + ":" + strconv.Itoa(n)
+		slot := Slot(candidate)
+		if slices.ContainsFunc(t.Slots, func(r SlotRange) bool { return r.Primary.ID == t.Self && r.First <= slot && slot <= r.Last }) {
+			return candidate
+		}
+	}
+	return ""
 }
 
 // writeProbe writes the key over a connection of its own.

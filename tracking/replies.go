@@ -13,7 +13,11 @@ type helloReply struct {
 	version    string
 	protocol   int64
 	connection int64 // the id in CLIENT LIST
+	mode       string
 }
+
+// modeCluster is how HELLO names the mode of a node of a cluster.
+const modeCluster = "cluster"
 
 func parseHello(reply any) (helloReply, error) {
 	fields, err := asMap(reply)
@@ -24,6 +28,7 @@ func parseHello(reply any) (helloReply, error) {
 	hello.product, _ = fields["server"].(string)
 	hello.version, _ = fields["version"].(string)
 	hello.connection, _ = fields["id"].(int64)
+	hello.mode, _ = fields["mode"].(string)
 	var ok bool
 	if hello.protocol, ok = fields["proto"].(int64); !ok {
 		return helloReply{}, fmt.Errorf("reply of HELLO: no protocol version in %s", brief(reply))
