@@ -16,8 +16,14 @@ import (
 // BusTopic is the topic on which clients without Redis tell each other what changed.
 const BusTopic = "nearcache"
 
-// announcementKeys is the type of a message that lists changed keys.
-const announcementKeys = "keys"
+// What nodes announce to each other is told by the type and the version of the message. A node that does not know them, because another
+// runs a newer version of this library, forgets everything it holds: so kinds of announcements can be added.
+const (
+	announcementVersion = 1
+
+	announcementKeys       = "keys"       // the payload lists changed keys
+	announcementEverything = "everything" // no payload: forget all
+)
 
 // announcementBytes is how much of one message keys fill before another is begun.
 const announcementBytes = 64 << 10
@@ -47,18 +53,21 @@ func openBusLink(ctx context.Context, client *Client, bus *broadcast.Bus) (*busL
 }
 
 func (l *busLink) message(_ context.Context, m broadcast.Message) error {
-	if m.Type == announcementKeys {
-		if keys, err := decodeKeys(m.Payload); err == nil {
-			for _, key := range keys {
-				l.client.invalidate(key, localcache.Broadcast)
+	if m.Version == announcementVersion {
+		switch m.Type {
+		case announcementKeys:
+			if keys, err := decodeKeys(m.Payload); err == nil {
+				for _, key := range keys {
+					l.client.invalidate(key, localcache.Broadcast)
+				}
+				return nil
 			}
+		case announcementEverything:
+			l.client.forgetAll(&l.client.flushes.manual)
 			return nil
 		}
 	}
-	// What a newer version announces may be anything. While the link is down nothing is held, and a flush would begin an epoch.
-	if l.Status().Live {
-		(*linkHandler)(l.client).flush(&l.client.flushes.gap)
-	}
+	l.client.forgetAll(&l.client.flushes.gap) // it may have been anything
 	return nil
 }
 
@@ -99,12 +108,16 @@ func (l *busLink) announce(ctx context.Context, keys []string) error {
 			payload = appendKey(payload, keys[n])
 			n++
 		}
-		if err := l.bus.Publish(ctx, broadcast.Message{Topic: BusTopic, Type: announcementKeys, Payload: payload}); err != nil {
+		if err := l.publish(ctx, announcementKeys, payload); err != nil {
 			return err
 		}
 		keys = keys[n:]
 	}
 	return nil
+}
+
+func (l *busLink) publish(ctx context.Context, kind string, payload []byte) error {
+	return l.bus.Publish(ctx, broadcast.Message{Topic: BusTopic, Type: kind, Version: announcementVersion, Payload: payload})
 }
 
 // A list of keys is the length of each as a varint, and its bytes: keys may be any bytes.

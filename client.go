@@ -37,7 +37,7 @@ type Client struct {
 	background background
 	closed     atomic.Bool
 	closedDone chan struct{}
-	flushes    struct{ reconnect, flushAll, gap atomic.Int64 }
+	flushes    struct{ reconnect, flushAll, gap, manual atomic.Int64 }
 }
 
 // link tells the client what changed: a tracker's, or the bus.

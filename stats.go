@@ -185,7 +185,7 @@ func (c *Client) observe(snapshot *telemetry.Snapshot) {
 			Invalidated: int64(local.Fills.Invalidated), Epoch: int64(local.Fills.Epoch), Capacity: int64(local.Fills.Capacity),
 		},
 	}
-	snapshot.Flushes = telemetry.Flushes{Reconnect: c.flushes.reconnect.Load(), FlushAll: c.flushes.flushAll.Load(), Gap: c.flushes.gap.Load()}
+	snapshot.Flushes = telemetry.Flushes{Reconnect: c.flushes.reconnect.Load(), FlushAll: c.flushes.flushAll.Load(), Gap: c.flushes.gap.Load(), Manual: c.flushes.manual.Load()}
 	if c.bus != nil {
 		return
 	}

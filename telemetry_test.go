@@ -155,6 +155,7 @@ func TestTelemetryTellsWhatStatsTell(t *testing.T) {
 	check(t, cache.Set(t.Context(), "k", "w"))
 	server.Do(t, "FLUSHALL")
 	fence(t, client)
+	check(t, client.Flush(t.Context()))
 
 	got, stats := provider.collect(t), client.Stats()
 	of := stats.Caches["test"]
@@ -167,6 +168,7 @@ func TestTelemetryTellsWhatStatsTell(t *testing.T) {
 		"nearcache.requests test telemetry of the root negative source": 1,
 		"nearcache.memory.limit telemetry of the root":                  uint64(stats.Local.MaxBytes),
 		"nearcache.flushes telemetry of the root flushall":              1,
+		"nearcache.flushes telemetry of the root manual":                1,
 		"nearcache.flushes telemetry of the root reconnect":             0,
 		"nearcache.invalidations evicted telemetry of the root local":   stats.Local.Invalidations.Local.Evicted,
 		"nearcache.invalidations absent telemetry of the root tracking": stats.Local.Invalidations.Tracking.Absent,

@@ -81,6 +81,17 @@ func (s *Shard) Flush() {
 	})
 }
 
+// Flush has every shard of the cache do what [Shard.Flush] does.
+func (c *Cache) Flush() {
+	if table := c.shards.Load(); table != nil {
+		for _, row := range *table {
+			if row.owner != nil {
+				row.owner.Flush()
+			}
+		}
+	}
+}
+
 // Suspend ends the epoch without a new one: nothing of this shard is served or filled until Renew.
 func (s *Shard) Suspend() {
 	s.update(func(row *shardState) { row.epoch, row.fill = epochNone, epochNone })
