@@ -32,6 +32,7 @@ type Client struct {
 	verifier  *verifier // nil unless Options.Verify asks for one
 	canary    *canary   // nil unless Options.Canary asks for one
 
+	wrapper
 	caches     caches
 	loads      loads
 	background background

@@ -23,6 +23,8 @@ type CacheStats struct {
 	LocalMisses    uint64 `json:"local_misses"`    // L1 had nothing that it might serve
 	LocalBypasses  uint64 `json:"local_bypasses"`  // the link was down, and Options.OnDisconnect is BypassLocal
 
+	LocalUncached uint64 `json:"local_uncached"` // DoCache of what L1 cannot hold: see Client.Rueidis
+
 	Coalesced uint64 `json:"coalesced"` // misses that joined another reader's fetch or load in this process
 
 	RemoteHits      uint64 `json:"remote_hits"`      // fetches that found a value in Redis
