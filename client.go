@@ -158,6 +158,7 @@ func (c *Client) disconnect(ctx context.Context) (err error) {
 	if c.redis != nil {
 		c.redis.Close()
 	}
+	c.remote.fetches.close()
 	c.local.Close()
 	return errors.Join(err, c.telemetry.Close())
 }

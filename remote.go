@@ -20,6 +20,7 @@ type remote struct {
 	telemetry *telemetry.Telemetry
 	server    telemetry.Server
 	linkLive  func() bool
+	fetches   combiner
 
 	// downUntil ends a pause in which Redis is not asked: without it every read would wait for its own timeout before it goes to its
 	// loader, for as long as Redis is away.
@@ -48,34 +49,6 @@ const (
 )
 
 const noExpiry = time.Duration(-1)
-
-// fetch reads a value and what is left of its life in one round trip. The two are not read at one instant, and need not be: a
-// write between them is pushed, and the push ends the token that was taken before. The life is counted from before the
-// request, so it ends no later here than there.
-func (r *remote) fetch(ctx context.Context, key string) reply {
-	if r.redis == nil {
-		return reply{state: nowhere}
-	}
-	if err := r.paused(); err != nil {
-		return reply{state: unavailable, err: err}
-	}
-	began := localcache.Now()
-	var get, pttl rueidis.RedisResult
-	err := r.try(ctx, "PIPELINE", 2, func(ctx context.Context) error {
-		results := r.redis.DoMulti(ctx, r.redis.B().Get().Key(key).Build(), r.redis.B().Pttl().Key(key).Build())
-		get, pttl = results[0], results[1]
-		return firstError(get.Error(), pttl.Error())
-	})
-	if err != nil {
-		return r.failure(ctx, key, err)
-	}
-	message, err := get.ToMessage()
-	if rueidis.IsRedisNil(err) {
-		return reply{state: missing, fetched: began}
-	}
-	milliseconds, _ := pttl.AsInt64()
-	return classify(message, milliseconds, began)
-}
 
 // fetchMany reads several values in one round trip. It does not say how long they live, because asking for each would cost more than
 // the values do: lives does, while the reader goes on.
@@ -196,36 +169,46 @@ func (r *remote) failure(ctx context.Context, key string, err error) reply {
 	return reply{state: refused, err: &WrongTypeError{Key: key, Type: kind}}
 }
 
-// try runs one round trip under the timeout, and again if the connection broke, which a server restart does to every idle one. It
-// is for commands that may be repeated: reads.
+// try is once for commands that may be repeated: reads.
 func (r *remote) try(ctx context.Context, operation string, batch int, do func(context.Context) error) error {
 	return r.once(ctx, operation, batch, func(ctx context.Context) error {
-		err := do(ctx)
-		for _, pause := range triesAfter {
-			if !isNetworkError(err) {
-				break
-			}
-			select {
-			case <-time.After(pause):
-				err = do(ctx)
-			case <-ctx.Done():
-				return err
-			}
-		}
-		return err
+		return r.repeat(ctx, func() error { return do(ctx) })
 	})
+}
+
+// repeat calls do again if the connection broke, which a server restart does to every idle one.
+func (r *remote) repeat(ctx context.Context, do func() error) error {
+	err := do()
+	for _, pause := range triesAfter {
+		if !isNetworkError(err) {
+			break
+		}
+		select {
+		case <-time.After(pause):
+			err = do()
+		case <-ctx.Done():
+			return err
+		}
+	}
+	return err
 }
 
 // triesAfter are the pauses before a read is tried again. rueidis takes a moment to part with a connection that it has found broken.
 var triesAfter = [...]time.Duration{0, time.Millisecond, 10 * time.Millisecond}
 
-// once runs one round trip under the timeout.
+// once runs one round trip under the timeout, as an operation that is measured.
 func (r *remote) once(ctx context.Context, operation string, batch int, do func(context.Context) error) error {
+	ctx, span := r.telemetry.StartRedis(ctx, operation, r.server, batch)
+	err := r.bounded(ctx, do)
+	span.End(err)
+	return err
+}
+
+// bounded runs one round trip under the timeout, and notes whether the server is there.
+func (r *remote) bounded(ctx context.Context, do func(context.Context) error) error {
 	bounded, cancel := context.WithTimeout(ctx, r.timeout)
 	defer cancel()
-	bounded, span := r.telemetry.StartRedis(bounded, operation, r.server, batch)
 	err := do(bounded)
-	span.End(err)
 	switch {
 	case !isNetworkError(err):
 		r.reachable()

@@ -30,7 +30,7 @@ func hits(ctx context.Context, server *redistest.Server, rounds int) ([]row, err
 		ids[i] = id(i)
 	}
 
-	client, cache, err := open(ctx, server, 0, nearcache.Config[product]{})
+	client, cache, err := open(ctx, server, 0, nearcache.Config[*product]{})
 	if err != nil {
 		return nil, err
 	}

@@ -147,8 +147,12 @@ func (v *View[V]) getStored(k Key, now, notBefore Instant) (*V, Result) {
 	return &e.value, Hit
 }
 
-// touch has the store count an access to a key that the front answers for.
+// touch has the store count an access to a key that the front answers for. While the store has room for as much again as it holds it
+// has nothing to choose, and an access costs more than everything else in a hit.
 func (v *View[V]) touch(k Key) {
+	if v.cache.bytes.Load() < v.cache.budget.capacity/2 {
+		return
+	}
 	cell := v.gate.cell(k)
 	cell.entered.Add(1)
 	defer cell.others.Add(1)

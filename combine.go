@@ -1,0 +1,187 @@
+package nearcache
+
+import (
+	"context"
+	"sync"
+
+	"github.com/redis/rueidis"
+
+	"github.com/go-nearcache/nearcache/localcache"
+)
+
+// A combiner sends the fetches of many readers together. The first few go out at once, each on its reader's goroutine; what comes while
+// those are under way shares the next round trip. A reader that is alone waits for nobody, and many readers cost each other, the
+// connection and the server a fraction of what they would cost one by one.
+type combiner struct {
+	mu      sync.Mutex
+	running int         // round trips under way
+	waiting []*fetching // while running is roundTripsAtOnce
+	closed  bool
+	loops   sync.WaitGroup
+}
+
+const (
+	roundTripsAtOnce = 3
+	fetchesTogether  = 128
+)
+
+// fetching is one fetch that waits for others to be sent with.
+type fetching struct {
+	key       string
+	done      chan struct{} // receives when what follows is set
+	get, pttl rueidis.RedisResult
+	began     localcache.Instant // before the request was sent
+	err       error              // of the round trip
+}
+
+var fetchings = sync.Pool{New: func() any { return &fetching{done: make(chan struct{}, 1)} }}
+
+// enter returns nil if the caller is to make the round trip, and to call leave after it. Otherwise somebody makes it for the caller.
+func (c *combiner) enter(key string) *fetching {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.running < roundTripsAtOnce || c.closed {
+		c.running++
+		return nil
+	}
+	f := fetchings.Get().(*fetching)
+	f.key = key
+	c.waiting = append(c.waiting, f)
+	return f
+}
+
+// leave ends a round trip, whose error is err, and hands those who have waited for it to send. If the server did not answer, they have
+// waited as long as they would have for an answer to themselves, and share the error.
+func (c *combiner) leave(err error, send func([]*fetching) error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	batch := c.next(err)
+	if batch == nil {
+		return
+	}
+	c.loops.Go(func() {
+		for batch != nil {
+			err := send(batch)
+			c.mu.Lock()
+			batch = c.next(err)
+			c.mu.Unlock()
+		}
+	})
+}
+
+// next returns the fetches to send instead of the round trip that has ended, or nil. The caller holds the lock.
+func (c *combiner) next(err error) []*fetching {
+	if c.closed && err == nil {
+		err = ErrClosed
+	}
+	if err != nil {
+		deliver(c.waiting, err)
+		c.waiting = nil
+	}
+	if len(c.waiting) == 0 {
+		c.running--
+		return nil
+	}
+	n := min(len(c.waiting), fetchesTogether)
+	batch := c.waiting[:n:n]
+	c.waiting = c.waiting[n:]
+	return batch
+}
+
+func deliver(batch []*fetching, err error) {
+	for _, f := range batch {
+		f.err = err
+		f.done <- struct{}{}
+	}
+}
+
+// close lets nobody wait any more, and returns when no round trip of several fetches is under way.
+func (c *combiner) close() {
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
+	c.loops.Wait()
+}
+
+// fetch reads a value and what is left of its life in one round trip. The two are not read at one instant, and need not be: a
+// write between them is pushed, and the push ends the token that was taken before. The life is counted from before the
+// request, so it ends no later here than there.
+func (r *remote) fetch(ctx context.Context, key string) reply {
+	if r.redis == nil {
+		return reply{state: nowhere}
+	}
+	if err := r.paused(); err != nil {
+		return reply{state: unavailable, err: err}
+	}
+	ctx, span := r.telemetry.StartRedis(ctx, "PIPELINE", r.server, 2)
+	f := r.fetches.enter(key)
+	if f == nil {
+		alone := fetching{key: key}
+		err := r.send(ctx, []*fetching{&alone})
+		if ctx.Err() != nil {
+			r.fetches.leave(nil, r.sendTogether) // it says nothing about the server
+		} else {
+			r.fetches.leave(err, r.sendTogether)
+		}
+		alone.err = err
+		answer, err := r.answer(ctx, &alone)
+		span.End(err)
+		return answer
+	}
+	select {
+	case <-f.done:
+		answer, err := r.answer(ctx, f)
+		span.End(err)
+		*f = fetching{done: f.done}
+		fetchings.Put(f)
+		return answer
+	case <-ctx.Done():
+		span.End(ctx.Err())
+		return reply{state: unavailable, err: ctx.Err()}
+	}
+}
+
+func (r *remote) sendTogether(batch []*fetching) error {
+	err := r.send(context.Background(), batch)
+	deliver(batch, err)
+	return err
+}
+
+// send makes one round trip for all fetches of the batch. Its error is one of the way to the server.
+func (r *remote) send(ctx context.Context, batch []*fetching) error {
+	began := localcache.Now()
+	return r.bounded(ctx, func(ctx context.Context) error {
+		return r.repeat(ctx, func() error {
+			commands := make(rueidis.Commands, 0, 2*len(batch))
+			for _, f := range batch {
+				commands = append(commands, r.redis.B().Get().Key(f.key).Build(), r.redis.B().Pttl().Key(f.key).Build())
+			}
+			results := r.redis.DoMulti(ctx, commands...)
+			for i, f := range batch {
+				f.get, f.pttl, f.began = results[2*i], results[2*i+1], began
+				for _, err := range []error{f.get.Error(), f.pttl.Error()} {
+					if isNetworkError(err) {
+						return err
+					}
+				}
+			}
+			return nil
+		})
+	})
+}
+
+// answer makes sense of what came back; err is what went wrong with it, if anything.
+func (r *remote) answer(ctx context.Context, f *fetching) (answer reply, err error) {
+	if err = f.err; err == nil {
+		err = firstError(f.get.Error(), f.pttl.Error())
+	}
+	if err != nil {
+		return r.failure(ctx, f.key, err), err
+	}
+	message, err := f.get.ToMessage()
+	if rueidis.IsRedisNil(err) {
+		return reply{state: missing, fetched: f.began}, nil
+	}
+	milliseconds, _ := f.pttl.AsInt64()
+	return classify(message, milliseconds, f.began), nil
+}
