@@ -114,10 +114,10 @@ func (c *Cache[V]) miss(ctx context.Context, key string, k localcache.Key, q que
 	var err error
 	if leader {
 		c.read(ctx, f, key, k)
-		answer, err = c.wait(ctx, f)
+		answer, err = c.wait(ctx, k, f)
 	} else {
 		c.counts.coalesced.Add(1)
-		answer, err = c.follow(ctx, f)
+		answer, err = c.follow(ctx, k, f)
 	}
 	span.End(failureOf(err))
 	return answer, err

@@ -21,9 +21,11 @@ type flight[V any] struct {
 
 	joined bool // the load of another flight; for whoever leads this one
 
-	done  chan struct{} // closed when what follows is set
+	// What follows is guarded by the lock of the part, until ended is set; then value and err stay as they are.
+	ended bool
 	value record[V]
 	err   error
+	done  chan struct{} // closed at the end; nil while nobody waits for it
 }
 
 // flights are the flights of a cache by key.
@@ -64,7 +66,7 @@ func (fs *flights[V]) join(view *localcache.View[record[V]], shard *localcache.S
 		// What the new flight finds may be newer, and be read from L1 before the old one stores what it found: it must not any more.
 		view.Invalidate(k, localcache.Local)
 	}
-	f = &flight[V]{token: view.Token(k, shard), began: localcache.Now(), span: span, done: make(chan struct{})}
+	f = &flight[V]{token: view.Token(k, shard), began: localcache.Now(), span: span}
 	if part.byKey == nil {
 		part.byKey = make(map[localcache.Key]*flight[V])
 	}
@@ -72,16 +74,46 @@ func (fs *flights[V]) join(view *localcache.View[record[V]], shard *localcache.S
 	return f, true
 }
 
-// end publishes the result.
+// end publishes the result of a flight that nobody may join any more.
 func (fs *flights[V]) end(k localcache.Key, f *flight[V], value record[V], err error) {
+	fs.publish(k, f, value, err)
+	fs.remove(k, f)
+}
+
+// publish gives the result to those who wait. The flight may still be joined, under the same rule, until it is removed: between the two
+// its result has not yet been stored, and a reader who fetched anew could see a later value stored before this one.
+func (fs *flights[V]) publish(k localcache.Key, f *flight[V], value record[V], err error) {
 	part := fs.part(k)
 	part.mu.Lock()
+	f.value, f.err, f.ended = value, err, true
+	done := f.done
+	part.mu.Unlock()
+	if done != nil {
+		close(done)
+	}
+}
+
+func (fs *flights[V]) remove(k localcache.Key, f *flight[V]) {
+	part := fs.part(k)
+	part.mu.Lock()
+	defer part.mu.Unlock()
 	if part.byKey[k] == f {
 		delete(part.byKey, k)
 	}
-	part.mu.Unlock()
-	f.value, f.err = value, err
-	close(f.done)
+}
+
+// done returns what is closed at the end of the flight; nil if that has come.
+func (fs *flights[V]) done(k localcache.Key, f *flight[V]) <-chan struct{} {
+	part := fs.part(k)
+	part.mu.Lock()
+	defer part.mu.Unlock()
+	if f.ended {
+		return nil
+	}
+	if f.done == nil {
+		f.done = make(chan struct{})
+	}
+	return f.done
 }
 
 // claim takes the right to load a key in this process, for unclaim to give back. If a load of the key runs, it returns
@@ -117,25 +149,22 @@ func (fs *flights[V]) loading(k localcache.Key) *running {
 }
 
 // wait returns the result of a flight, or the end of the caller's own context.
-func (c *Cache[V]) wait(ctx context.Context, f *flight[V]) (V, error) {
-	select {
-	case <-f.done:
-		return f.value.value, f.err
-	default:
+func (c *Cache[V]) wait(ctx context.Context, k localcache.Key, f *flight[V]) (V, error) {
+	if done := c.flights.done(k, f); done != nil {
+		select {
+		case <-done:
+		case <-ctx.Done():
+			var none V
+			return none, context.Cause(ctx)
+		}
 	}
-	select {
-	case <-f.done:
-		return f.value.value, f.err
-	case <-ctx.Done():
-		var none V
-		return none, context.Cause(ctx)
-	}
+	return f.value.value, f.err
 }
 
 // follow is wait for a flight that another read leads.
-func (c *Cache[V]) follow(ctx context.Context, f *flight[V]) (V, error) {
+func (c *Cache[V]) follow(ctx context.Context, k localcache.Key, f *flight[V]) (V, error) {
 	ctx, span := c.client.telemetry.StartFollow(ctx, c.config.Name, telemetry.ScopeProcess, f.span)
-	value, err := c.wait(ctx, f)
+	value, err := c.wait(ctx, k, f)
 	span.End(failureOf(err))
 	return value, err
 }

@@ -68,7 +68,7 @@ func (c *Cache[V]) GetMany(ctx context.Context, keys []string, options ...ReadOp
 	var failed error // the first of what was missing
 	wait := func(ctx context.Context, missed []missed[V]) {
 		for _, m := range missed {
-			value, err := c.wait(ctx, m.f)
+			value, err := c.wait(ctx, m.hash, m.f)
 			switch {
 			case err == nil:
 				items[m.key] = value
@@ -123,14 +123,17 @@ func (c *Cache[V]) readMany(ctx context.Context, mine []missed[V]) {
 	}
 	var settled, open []answered[V]
 	for i, m := range mine {
-		if c.settle(ctx, m.f, m.hash, full[i], &answers[i]) {
+		if value, ok, err := c.outcome(ctx, full[i], answers[i]); ok {
+			c.flights.publish(m.hash, m.f, value, err)
 			settled = append(settled, answered[V]{m, answers[i]})
 		} else {
 			open = append(open, answered[V]{m, answers[i]})
 		}
 	}
 	if len(settled) > 0 {
-		c.detach(ctx, func(ctx context.Context) { c.keepMany(ctx, settled) })
+		if !c.detach(ctx, func(ctx context.Context) { c.keepMany(ctx, settled) }) {
+			c.removeMany(settled)
+		}
 	}
 	if len(open) == 0 {
 		return
@@ -152,7 +155,8 @@ type answered[V any] struct {
 // keepMany stores in L1 what a GetMany has returned already. It comes after, because L1 has to know how long the values live, and nobody
 // should wait for that.
 func (c *Cache[V]) keepMany(ctx context.Context, settled []answered[V]) {
-	kept := settled[:0]
+	defer c.removeMany(settled)
+	var kept []answered[V]
 	var full []string
 	var answers []reply
 	for _, s := range settled {
@@ -169,6 +173,12 @@ func (c *Cache[V]) keepMany(ctx context.Context, settled []answered[V]) {
 		if s.f.err == nil || s.f.value.absent {
 			c.keep(s.hash, s.f.token, answers[i], s.f.value)
 		}
+	}
+}
+
+func (c *Cache[V]) removeMany(settled []answered[V]) {
+	for _, s := range settled {
+		c.flights.remove(s.hash, s.f)
 	}
 }
 

@@ -16,9 +16,12 @@ import (
 func (c *Cache[V]) read(ctx context.Context, f *flight[V], key string, k localcache.Key) {
 	full := c.config.Prefix + key
 	answer := c.client.remote.fetch(ctx, full)
-	if c.settle(ctx, f, k, full, &answer) {
-		return
+	if !c.settle(ctx, f, k, full, answer) {
+		c.goOn(ctx, f, key, k, answer)
 	}
+}
+
+func (c *Cache[V]) goOn(ctx context.Context, f *flight[V], key string, k localcache.Key, answer reply) {
 	abandoned := ctx.Err() != nil
 	if !c.detach(ctx, func(ctx context.Context) { c.resume(ctx, f, key, k, answer, abandoned) }) {
 		c.flights.end(k, f, record[V]{}, ErrClosed)
@@ -45,48 +48,52 @@ func (c *Cache[V]) resume(ctx context.Context, f *flight[V], key string, k local
 	if abandoned {
 		full := c.config.Prefix + key
 		answer = c.client.remote.fetch(ctx, full)
-		if c.settle(ctx, f, k, full, &answer) {
+		if c.settle(ctx, f, k, full, answer) {
 			return
 		}
 	}
 	c.load(ctx, f, key, k, answer)
 }
 
-// settle ends the flight if the answer of Redis is one. A value that does not decode becomes a missing one, to be replaced.
-func (c *Cache[V]) settle(ctx context.Context, f *flight[V], k localcache.Key, full string, answer *reply) bool {
+// settle ends the flight if the answer of Redis is one.
+func (c *Cache[V]) settle(ctx context.Context, f *flight[V], k localcache.Key, full string, answer reply) bool {
+	value, settled, err := c.outcome(ctx, full, answer)
+	if settled {
+		if err == nil || value.absent {
+			c.keep(k, f.token, answer, value)
+		}
+		c.flights.end(k, f, value, err)
+	}
+	return settled
+}
+
+// outcome is what the answer of Redis says to the reader; not settled if there is a loader to ask instead. A value that does not decode
+// counts as a missing one, to be replaced.
+func (c *Cache[V]) outcome(ctx context.Context, full string, answer reply) (value record[V], settled bool, err error) {
 	switch answer.state {
 	case held:
-		value, err := c.decode(ctx, full, answer.data)
-		if err != nil && c.config.Load != nil {
-			return false
+		value.value, err = c.decode(ctx, full, answer.data)
+		if err != nil {
+			return record[V]{}, c.config.Load == nil, err
 		}
-		if err == nil {
-			c.counts.remoteHit.Add(1)
-			c.keep(k, f.token, *answer, record[V]{value: value})
-		}
-		c.flights.end(k, f, record[V]{value: value}, err)
-		return true
+		c.counts.remoteHit.Add(1)
+		return value, true, nil
 	case negative:
 		c.counts.remoteNegative.Add(1)
-		c.keep(k, f.token, *answer, record[V]{absent: true})
-		c.flights.end(k, f, record[V]{absent: true}, ErrNotFound)
-		return true
+		return record[V]{absent: true}, true, ErrNotFound
 	case refused:
-		c.flights.end(k, f, record[V]{}, answer.err)
-		return true
+		return value, true, answer.err
 	case missing:
 		c.counts.remoteMiss.Add(1)
 		if c.config.Load == nil {
-			c.flights.end(k, f, record[V]{}, ErrNotFound)
-			return true
+			return value, true, ErrNotFound
 		}
 	case unavailable:
 		if c.config.Load == nil && ctx.Err() == nil {
-			c.flights.end(k, f, record[V]{}, c.unavailableError(answer.err))
-			return true
+			return value, true, c.unavailableError(answer.err)
 		}
 	}
-	return false
+	return value, false, nil
 }
 
 func (c *Cache[V]) unavailableError(err error) error {
@@ -124,7 +131,7 @@ func (c *Cache[V]) load(ctx context.Context, f *flight[V], key string, k localca
 			}
 			answer = c.client.remote.fetch(ctx, full)
 		}
-		if c.settle(ctx, f, k, full, &answer) {
+		if c.settle(ctx, f, k, full, answer) {
 			return
 		}
 	}

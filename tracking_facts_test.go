@@ -706,7 +706,7 @@ func TestFact13Rights(t *testing.T) {
 		w := dialWire(t, server)
 		w.send(t, "HELLO", "3", "AUTH", "elsewhere", "secret")
 		w.receive(t)
-		w.send(t, "CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", prefix)
+		w.send(t, "CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", prefix+"seen") // the probes of the other clients expire meanwhile
 		if reply := w.receive(t); reply != "OK" {
 			t.Fatalf("CLIENT TRACKING: %v", reply)
 		}
