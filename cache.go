@@ -70,7 +70,8 @@ func (c *Cache[V]) Name() string { return c.config.Name }
 // loader's error as it is, a WrongTypeError, or an error that wraps ErrUnavailable. Without options it returns no value that had been
 // overwritten for longer than Options.MaxStaleness when the call began, however the network, the server or this process were held up.
 //
-// A hit in L1 does not look at ctx. Otherwise its end ends the wait, and not a load that others may be waiting for.
+// A hit in L1 does not look at ctx. Otherwise its end ends the wait, and not a load that others may be waiting for. A round trip that the
+// call makes itself is left at ctx's deadline, but at a cancellation only when it ends: within Options.RemoteTimeout.
 func (c *Cache[V]) Get(ctx context.Context, key string, options ...ReadOption) (V, error) {
 	k := c.view.Key(key)
 	q := c.query(options)

@@ -113,21 +113,11 @@ func (r *remote) fetch(ctx context.Context, key string) reply {
 	if err := r.paused(); err != nil {
 		return reply{state: unavailable, err: err}
 	}
-	ctx, span := r.telemetry.StartRedis(ctx, "PIPELINE", r.server, 2)
 	f := r.fetches.enter(key)
 	if f == nil {
-		alone := fetching{key: key}
-		err := r.send(ctx, []*fetching{&alone})
-		if ctx.Err() != nil {
-			r.fetches.leave(nil, r.sendTogether) // it says nothing about the server
-		} else {
-			r.fetches.leave(err, r.sendTogether)
-		}
-		alone.err = err
-		answer, err := r.answer(ctx, &alone)
-		span.End(err)
-		return answer
+		return r.fetchAlone(ctx, key)
 	}
+	span := r.telemetry.StartSharedRedis(ctx, "PIPELINE", r.server, 2)
 	select {
 	case <-f.done:
 		answer, err := r.answer(ctx, f)
@@ -141,32 +131,45 @@ func (r *remote) fetch(ctx context.Context, key string) reply {
 	}
 }
 
+func (r *remote) fetchAlone(ctx context.Context, key string) reply {
+	f := fetching{key: key}
+	f.err = r.send(ctx, []*fetching{&f})
+	if ctx.Err() == nil && isNetworkError(f.err) {
+		r.fetches.leave(f.err, r.sendTogether)
+	} else { // it says nothing about what others ask for
+		r.fetches.leave(nil, r.sendTogether)
+	}
+	answer, _ := r.answer(ctx, &f)
+	return answer
+}
+
 func (r *remote) sendTogether(batch []*fetching) error {
 	err := r.send(context.Background(), batch)
 	deliver(batch, err)
 	return err
 }
 
-// send makes one round trip for all fetches of the batch. Its error is one of the way to the server.
+// send makes one round trip for all fetches of the batch. Its error is theirs.
 func (r *remote) send(ctx context.Context, batch []*fetching) error {
 	began := localcache.Now()
-	return r.bounded(ctx, func(ctx context.Context) error {
-		return r.repeat(ctx, func() error {
-			commands := make(rueidis.Commands, 0, 2*len(batch))
-			for _, f := range batch {
-				commands = append(commands, r.redis.B().Get().Key(f.key).Build(), r.redis.B().Pttl().Key(f.key).Build())
+	return r.try(ctx, "PIPELINE", 2*len(batch), func(ctx context.Context) error {
+		commands := make(rueidis.Commands, 0, 2*len(batch))
+		for _, f := range batch {
+			commands = append(commands, r.redis.B().Get().Key(f.key).Build(), r.redis.B().Pttl().Key(f.key).Build())
+		}
+		results := r.redis.DoMulti(ctx, commands...)
+		for i, f := range batch {
+			f.get, f.pttl, f.began = results[2*i], results[2*i+1], began
+		}
+		for _, result := range results {
+			if err := result.Error(); isNetworkError(err) {
+				return err
 			}
-			results := r.redis.DoMulti(ctx, commands...)
-			for i, f := range batch {
-				f.get, f.pttl, f.began = results[2*i], results[2*i+1], began
-				for _, err := range []error{f.get.Error(), f.pttl.Error()} {
-					if isNetworkError(err) {
-						return err
-					}
-				}
-			}
-			return nil
-		})
+		}
+		if len(batch) == 1 {
+			return firstError(batch[0].get.Error(), batch[0].pttl.Error())
+		}
+		return nil // an error of one command is its reader's
 	})
 }
 

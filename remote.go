@@ -169,46 +169,36 @@ func (r *remote) failure(ctx context.Context, key string, err error) reply {
 	return reply{state: refused, err: &WrongTypeError{Key: key, Type: kind}}
 }
 
-// try is once for commands that may be repeated: reads.
+// try is once for commands that may be repeated, reads, and repeats them if the connection broke, which a server restart does to every
+// idle one.
 func (r *remote) try(ctx context.Context, operation string, batch int, do func(context.Context) error) error {
 	return r.once(ctx, operation, batch, func(ctx context.Context) error {
-		return r.repeat(ctx, func() error { return do(ctx) })
+		err := do(ctx)
+		for _, pause := range triesAfter {
+			if !isNetworkError(err) {
+				break
+			}
+			select {
+			case <-time.After(pause):
+				err = do(ctx)
+			case <-ctx.Done():
+				return err
+			}
+		}
+		return err
 	})
-}
-
-// repeat calls do again if the connection broke, which a server restart does to every idle one.
-func (r *remote) repeat(ctx context.Context, do func() error) error {
-	err := do()
-	for _, pause := range triesAfter {
-		if !isNetworkError(err) {
-			break
-		}
-		select {
-		case <-time.After(pause):
-			err = do()
-		case <-ctx.Done():
-			return err
-		}
-	}
-	return err
 }
 
 // triesAfter are the pauses before a read is tried again. rueidis takes a moment to part with a connection that it has found broken.
 var triesAfter = [...]time.Duration{0, time.Millisecond, 10 * time.Millisecond}
 
-// once runs one round trip under the timeout, as an operation that is measured.
+// once runs one round trip under the timeout.
 func (r *remote) once(ctx context.Context, operation string, batch int, do func(context.Context) error) error {
-	ctx, span := r.telemetry.StartRedis(ctx, operation, r.server, batch)
-	err := r.bounded(ctx, do)
-	span.End(err)
-	return err
-}
-
-// bounded runs one round trip under the timeout, and notes whether the server is there.
-func (r *remote) bounded(ctx context.Context, do func(context.Context) error) error {
 	bounded, cancel := context.WithTimeout(ctx, r.timeout)
 	defer cancel()
+	bounded, span := r.telemetry.StartRedis(bounded, operation, r.server, batch)
 	err := do(bounded)
+	span.End(err)
 	switch {
 	case !isNetworkError(err):
 		r.reachable()

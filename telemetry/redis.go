@@ -50,8 +50,26 @@ func (t *Telemetry) StartRedis(ctx context.Context, operation string, server Ser
 	return r.ctx, r
 }
 
+// StartSharedRedis begins the span of a reader whose commands, batch of them, travel in a pipeline with those of others: the pipeline is an
+// operation of its own, with the duration. A reader whose context carries no sampled span gets none.
+func (t *Telemetry) StartSharedRedis(ctx context.Context, operation string, server Server, batch int) Redis {
+	if !trace.SpanContextFromContext(ctx).IsSampled() {
+		return Redis{}
+	}
+	s := t.commands.get(commandKey{operation, server}, t.commandSeries)
+	r := Redis{t.begin(ctx, s, nil, s.spanStart)}
+	if r.span.IsRecording() {
+		r.span.SetAttributes(semconv.DBOperationBatchSize(batch))
+	}
+	return r
+}
+
 // End records the outcome. A nil reply is no error; an error that the server sent is reported by the code that it begins with.
-func (r Redis) End(err error) { r.end(err, classifyRedis) }
+func (r Redis) End(err error) {
+	if r.span != nil {
+		r.end(err, classifyRedis)
+	}
+}
 
 func (t *Telemetry) commandSeries(key commandKey) *series {
 	attributes := append([]attribute.KeyValue{
