@@ -70,7 +70,7 @@ func TestRedisUnreachable(t *testing.T) {
 			loads.Store(0)
 			stop.arm()
 			const readers = 500
-			before := statsOf(client).LocalMisses
+			before := statsOf(client).LocalBypasses
 			var working sync.WaitGroup
 			for range readers {
 				working.Go(func() {
@@ -79,7 +79,7 @@ func TestRedisUnreachable(t *testing.T) {
 					}
 				})
 			}
-			eventually(t, "all readers wait", func() bool { return statsOf(client).LocalMisses == before+readers })
+			eventually(t, "all readers wait", func() bool { return statsOf(client).LocalBypasses == before+readers })
 			stop.release()
 			working.Wait()
 			if n := loads.Load(); n != 1 {
