@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-kafka bench chaos mutants model lint fuzz examples ci clean
+.PHONY: help demo live test test-kafka bench chaos mutants model lint fuzz examples ci clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -7,6 +7,10 @@ help: ## show this list
 demo: ## three nodes keep their caches coherent: REDIS_ADDR=host:port uses a server that runs, else one is started
 	@test -n "$(REDIS_ADDR)" || scripts/install redis-server
 	@cd examples && go run ./quickstart
+
+live: ## open a page that shows coherence happening; REDIS_ADDR=host:port uses a server that runs, else one is started
+	@test -n "$(REDIS_ADDR)" || scripts/install redis-server
+	@cd examples && go run ./live -open
 
 test: ## test every module with the race detector, against a real redis-server; TESTFLAGS go to go test
 	@scripts/test $(TESTFLAGS)

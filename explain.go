@@ -44,7 +44,7 @@ type RemoteExplanation struct {
 	Err      error         // why Redis could not say
 }
 
-// Explain looks at L1 without touching it, asks Redis, and says what it found. It never loads.
+// Explain looks at L1 without touching it, asks Redis, and says what it found. It never loads. If ctx has ended it looks at L1 alone.
 func (c *Cache[V]) Explain(ctx context.Context, key string) Explanation {
 	k := c.view.Key(key)
 	e := Explanation{Key: c.config.Prefix + key, Link: c.client.linkStats()}
@@ -55,6 +55,10 @@ func (c *Cache[V]) Explain(ctx context.Context, key string) Explanation {
 	}
 	if err := c.writable(key); err != nil {
 		e.Remote.Err = err
+		return e
+	}
+	if ctx.Err() != nil {
+		e.Remote.Err = context.Cause(ctx)
 		return e
 	}
 	answer := c.client.remote.fetch(ctx, e.Key)

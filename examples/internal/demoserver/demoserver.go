@@ -3,6 +3,7 @@ package demoserver
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -49,6 +50,24 @@ func (s *Server) Close() error {
 	}
 	return s.process.Close()
 }
+
+// Pause freezes a private server: it answers nobody, and its connections stay open. Resume ends that.
+func (s *Server) Pause() error {
+	if s.process == nil {
+		return errNotPrivate
+	}
+	return s.process.Pause()
+}
+
+// Resume ends Pause.
+func (s *Server) Resume() error {
+	if s.process == nil {
+		return errNotPrivate
+	}
+	return s.process.Resume()
+}
+
+var errNotPrivate = errors.New("demoserver: the server is not the example's own: it is left alone")
 
 // String returns the address, and whose server it is.
 func (s *Server) String() string {

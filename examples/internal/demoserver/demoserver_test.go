@@ -23,8 +23,10 @@ func TestPrivate(t *testing.T) {
 	if err != nil || !server.Private {
 		t.Errorf("Private is %v, PING: %v", server.Private, err)
 	}
-	if err := server.Close(); err != nil {
-		t.Error(err)
+	for _, act := range []func() error{server.Pause, server.Resume, server.Close} {
+		if err := act(); err != nil {
+			t.Error(err)
+		}
 	}
 }
 
@@ -37,6 +39,9 @@ func TestNamed(t *testing.T) {
 		if err != nil || server.Private || server.String() != want {
 			t.Errorf("Open(%q) = %v, %v; want %s, not private", address, server, err, want)
 			continue
+		}
+		if server.Pause() == nil || server.Resume() == nil {
+			t.Error("a server of somebody else can be frozen")
 		}
 		if err := server.Close(); err != nil {
 			t.Error(err)
