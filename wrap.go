@@ -143,11 +143,6 @@ func keyAt(parts []string) int {
 	return 1
 }
 
-// doCacheSpecial is DoCache for commands with several keys or none.
-func (r *rueidisClient) doCacheSpecial(ctx context.Context, command rueidis.Cacheable, ttl time.Duration) rueidis.RedisResult {
-	return r.pass(ctx, command)
-}
-
 // pass asks Redis and keeps nothing.
 func (r *rueidisClient) pass(ctx context.Context, command rueidis.Cacheable) rueidis.RedisResult {
 	r.counts.uncached.Add(1)
@@ -155,19 +150,20 @@ func (r *rueidisClient) pass(ctx context.Context, command rueidis.Cacheable) rue
 }
 
 // tryAgain tries what may be repeated once more, twice more, …, after a failure of the network.
-func tryAgain(ctx context.Context, do func() error) {
+func tryAgain(ctx context.Context, do func() error) error {
 	err := do()
 	for _, pause := range triesAfter {
 		if err == nil || errors.Is(err, rueidis.ErrClosing) || ctx.Err() != nil {
-			return
+			break
 		}
 		select {
 		case <-time.After(pause):
 			err = do()
 		case <-ctx.Done():
-			return
+			return err
 		}
 	}
+	return err
 }
 
 // A read is a command with one key, and how long its reply may be kept.
@@ -192,26 +188,15 @@ func (r *rueidisClient) miss(ctx context.Context, m read, q query, found *replie
 		r.counts.unservable.Add(1)
 		return r.pass(ctx, m.command)
 	}
-	for {
-		if answer, done := r.lookAgain(ctx, m, q, found, result); done {
-			return answer
-		}
-		f, leader := r.join(m, q)
-		if leader {
-			return r.lead(ctx, m, f)
-		}
-		r.counts.coalesced.Add(1)
-		select {
-		case <-f.done:
-		case <-ctx.Done():
-			return rueidis.NewErrorResult(ctx.Err())
-		}
-		if !f.abandoned {
-			return rueidis.NewResult(f.message, f.err)
-		}
-		// Its leader went away. There may be something newer by now.
-		found, result = r.view.Get(m.hash, q.began, q.notBefore)
+	if answer, done := r.lookAgain(ctx, m, q, found, result); done {
+		return answer
 	}
+	f, leader := r.join(m, q)
+	if leader {
+		return r.lead(ctx, m, f)
+	}
+	r.counts.coalesced.Add(1)
+	return r.follow(ctx, m, f, q)
 }
 
 // lookAgain answers from L1 after all, or refuses, as the method of Cache does; or, not done, it sends the reader on to Redis.
@@ -266,7 +251,7 @@ func (r *rueidisClient) lead(ctx context.Context, m read, f *replyFlight) rueidi
 	var life, result rueidis.RedisResult
 	// The life first: what it says of a key that is not there is true of the reply, or a push of the key is on its way and ends the
 	// token. And it is counted from before the request, so it ends no later here than there.
-	tryAgain(spanned, func() error {
+	_ = tryAgain(spanned, func() error {
 		results := r.Client.DoMulti(spanned, r.B().Pttl().Key(m.key).Build(), rueidis.Completed(m.command))
 		life, result = results[0], results[1]
 		return errors.Join(life.NonRedisError(), result.NonRedisError())

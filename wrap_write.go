@@ -67,8 +67,7 @@ var otherReads = commandSet(`
 
 func (w writeThrough) forget(t touched) {
 	if t.everything {
-		w.client.shard.Flush()
-		w.client.caches.wakeAll()
+		w.client.forgetAll(&w.client.flushes.manual)
 	}
 	for _, key := range t.keys {
 		w.client.invalidate(key, localcache.Local)
@@ -108,7 +107,7 @@ func (w writeThrough) touchedBy(commands []rueidis.Completed) (t touched) {
 // again sends a read-only command, and sends it again if the connection broke, which a server restart does to every idle one. The command is
 // pinned: rueidis would give its memory to another one.
 func (w writeThrough) again(ctx context.Context, command rueidis.Completed) (result rueidis.RedisResult) {
-	tryAgain(ctx, func() error {
+	_ = tryAgain(ctx, func() error {
 		result = w.Client.Do(ctx, command)
 		return result.NonRedisError()
 	})
@@ -119,14 +118,9 @@ func (w writeThrough) againMulti(ctx context.Context, commands []rueidis.Complet
 	for i := range commands {
 		commands[i] = commands[i].Pin()
 	}
-	tryAgain(ctx, func() error {
+	_ = tryAgain(ctx, func() error {
 		results = w.Client.DoMulti(ctx, commands...)
-		for _, result := range results {
-			if err := result.NonRedisError(); err != nil {
-				return err
-			}
-		}
-		return nil
+		return firstNonRedisError(results)
 	})
 	return results
 }

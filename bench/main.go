@@ -40,6 +40,7 @@ var suites = []suite{
 	{"invalidate", invalidations},
 	{"load", loads},
 	{"memory", memory},
+	{"wrap", wraps},
 	{"telemetry", observed},
 }
 

@@ -1,0 +1,204 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/go-nearcache/nearcache"
+	"github.com/go-nearcache/nearcache/internal/redistest"
+)
+
+// wraps compares DoCache of a wrapped client with rueidis's own: a hit, the memory of replies, and an MGET that L1 answers but for a few keys.
+func wraps(ctx context.Context, server *redistest.Server, rounds int) ([]row, error) {
+	rows, err := wrapHits(ctx, server, rounds)
+	if err != nil {
+		return nil, err
+	}
+	more, err := wrapMGets(ctx, server, rounds)
+	if err != nil {
+		return nil, err
+	}
+	rows = append(rows, more...)
+	more, err = wrapMemory(ctx, server)
+	return append(rows, more...), err
+}
+
+// openWrapped opens a wrapped client, and rueidis's own as it is by default.
+func openWrapped(ctx context.Context, server *redistest.Server, maxBytes int64) (wrapped, own rueidis.Client, err error) {
+	option := rueidis.ClientOption{InitAddress: []string{server.Addr()}}
+	client, err := nearcache.Open(ctx, nearcache.Options{Redis: option, Prefixes: []string{prefix}, MaxBytes: maxBytes})
+	if err != nil {
+		return nil, nil, err
+	}
+	if wrapped, err = client.Rueidis(); err != nil {
+		return nil, nil, err
+	}
+	own, err = rueidis.NewClient(option)
+	return wrapped, own, err
+}
+
+// warmDoCache reads keys until the client's cache answers all of them.
+func warmDoCache(ctx context.Context, client rueidis.Client, keys []string) error {
+	for range 50 {
+		hits := 0
+		for from := 0; from < len(keys); from += 100 {
+			var commands []rueidis.CacheableTTL
+			for _, key := range keys[from:min(from+100, len(keys))] {
+				commands = append(commands, rueidis.CT(client.B().Get().Key(key).Cache(), time.Hour))
+			}
+			for _, result := range client.DoMultiCache(ctx, commands...) {
+				if err := result.Error(); err != nil {
+					return err
+				}
+				if result.IsCacheHit() {
+					hits++
+				}
+			}
+		}
+		if hits == len(keys) {
+			return nil
+		}
+	}
+	return fmt.Errorf("the cache does not hold %d keys", len(keys))
+}
+
+func wrapHits(ctx context.Context, server *redistest.Server, rounds int) ([]row, error) {
+	const n = 1024
+	data, err := bare(server)
+	if err != nil {
+		return nil, err
+	}
+	defer data.Close()
+	keys, err := seed(ctx, data, n)
+	if err != nil {
+		return nil, err
+	}
+	wrapped, own, err := openWrapped(ctx, server, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer wrapped.Close()
+	defer own.Close()
+	for _, client := range []rueidis.Client{wrapped, own} {
+		if err := warmDoCache(ctx, client, keys); err != nil {
+			return nil, err
+		}
+	}
+	reader := func(client rueidis.Client) func(worker, count int) {
+		return func(worker, count int) {
+			for i := range count {
+				key := keys[(i+worker*n/2)&(n-1)]
+				if _, err := client.DoCache(ctx, client.B().Get().Key(key).Cache(), time.Hour).ToString(); err != nil {
+					panic(err)
+				}
+			}
+		}
+	}
+	contenders := []contender{
+		{"wrapped", reader(wrapped)},
+		{"rueidis", reader(own)},
+		{"builder", func(worker, count int) { // the command alone, which is thrown away
+			for i := range count {
+				command := own.B().Get().Key(keys[(i+worker*n/2)&(n-1)]).Cache()
+				if len(command.Commands()) != 2 {
+					panic(command)
+				}
+			}
+		}},
+	}
+	one, two := race(contenders, 1, rounds), race(contenders, 2, rounds)
+	beyond := allocations(contenders[0]) - allocations(contenders[2])
+	return []row{
+		{"  DoCache hit, wrapped", fmt.Sprintf("%s, two goroutines %s", thousandths(one["wrapped"]), thousandths(two["wrapped"])), "", true},
+		{"  DoCache hit, rueidis", fmt.Sprintf("%s, two goroutines %s", thousandths(one["rueidis"]), thousandths(two["rueidis"])), "", true},
+		{"  of which the command's builder", fmt.Sprintf("%s, two goroutines %s", thousandths(one["builder"]), thousandths(two["builder"])), "", true},
+		atLeast("rueidis DoCache hit, against a wrapped one", ratio(one["rueidis"], one["wrapped"]), 2, ""),
+		atLeast("the same on two goroutines", ratio(two["rueidis"], two["wrapped"]), 2, ""),
+		{"allocations of a wrapped hit, beyond the builder's", fmt.Sprintf("%.2f", beyond), "0", beyond < 0.01},
+	}, nil
+}
+
+// wrapMGets reads 100 keys, of which 3 change each time and are never there.
+func wrapMGets(ctx context.Context, server *redistest.Server, rounds int) ([]row, error) {
+	const hot, cold, n = 97, 3, 1 << 14
+	data, err := bare(server)
+	if err != nil {
+		return nil, err
+	}
+	defer data.Close()
+	keys, err := seed(ctx, data, hot+n)
+	if err != nil {
+		return nil, err
+	}
+	wrapped, own, err := openWrapped(ctx, server, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer wrapped.Close()
+	defer own.Close()
+	for _, client := range []rueidis.Client{wrapped, own} {
+		if err := warmDoCache(ctx, client, keys[:hot]); err != nil {
+			return nil, err
+		}
+	}
+	reads := min(rounds*250, n/cold)
+	read := func(client rueidis.Client) func(int) {
+		batch := append([]string(nil), keys[:hot+cold]...)
+		return func(i int) {
+			copy(batch[hot:], keys[hot+i*cold:])
+			values, err := client.DoCache(ctx, client.B().Mget().Key(batch...).Cache(), time.Hour).AsStrSlice()
+			if err != nil || len(values) != hot+cold {
+				panic(fmt.Sprint(len(values), err))
+			}
+		}
+	}
+	times := samples(reads, read(wrapped), read(own))
+	near, theirs := percentile(times[0], 0.99), percentile(times[1], 0.99)
+	nearHalf, theirHalf := percentile(times[0], 0.5), percentile(times[1], 0.5)
+	return []row{
+		atMost("MGET of 100 keys, 97 held, p99 against rueidis", ratio(near, theirs), 0.5,
+			fmt.Sprintf(" (%v to %v; p50 %v to %v)", near, theirs, nearHalf, theirHalf)),
+	}, nil
+}
+
+// wrapMemory compares the heap of 100,000 replies of the benchmarks' 150 bytes.
+func wrapMemory(ctx context.Context, server *redistest.Server) ([]row, error) {
+	const n = 100_000
+	data, err := bare(server)
+	if err != nil {
+		return nil, err
+	}
+	defer data.Close()
+	keys, err := seed(ctx, data, n)
+	if err != nil {
+		return nil, err
+	}
+	wrapped, own, err := openWrapped(ctx, server, 256<<20)
+	if err != nil {
+		return nil, err
+	}
+	defer wrapped.Close()
+	defer own.Close()
+	grown := func(client rueidis.Client) (int64, error) {
+		before := heap()
+		err := warmDoCache(ctx, client, keys)
+		after := heap()
+		runtime.KeepAlive(client)
+		return after - before, err
+	}
+	theirs, err := grown(own)
+	if err != nil {
+		return nil, err
+	}
+	near, err := grown(wrapped)
+	if err != nil {
+		return nil, err
+	}
+	return []row{
+		atMost("heap of 100,000 replies, against rueidis", float64(near)/float64(theirs), 0.7, fmt.Sprintf(" (%d to %d B each)", near/n, theirs/n)),
+	}, nil
+}

@@ -1,0 +1,300 @@
+package nearcache
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/go-nearcache/nearcache/localcache"
+)
+
+// A wanted is a read that L1 did not answer, one of several.
+type wanted struct {
+	read
+	index int          // among the results
+	f     *replyFlight // nil: of what L1 cannot hold
+}
+
+// wants sorts the reads of one call that L1 did not answer by who asks Redis: the call itself, or another that is under way.
+type wants struct {
+	mine, others []wanted
+}
+
+// want looks for an answer once more, or else joins a flight or begins one.
+func (r *rueidisClient) want(ctx context.Context, w *wants, m read, index int, q query, found *replies, result localcache.Result) (answer rueidis.RedisResult, done bool) {
+	if !r.cacheable(m) {
+		r.counts.unservable.Add(1)
+		r.counts.uncached.Add(1)
+		w.mine = append(w.mine, wanted{m, index, nil})
+		return answer, false
+	}
+	if result == localcache.Stale { // the fence of another read of this call may have helped already
+		r.counts.lookedAgain.Add(1)
+		found, result = r.view.Get(m.hash, q.began, q.notBefore)
+	}
+	if answer, done := r.lookAgain(ctx, m, q, found, result); done {
+		return answer, true
+	}
+	if f, leader := r.join(m, q); leader {
+		w.mine = append(w.mine, wanted{m, index, f})
+	} else {
+		// A command that is given twice comes here the second time, and waits for the first.
+		r.counts.coalesced.Add(1)
+		w.others = append(w.others, wanted{m, index, f})
+	}
+	return answer, false
+}
+
+// follow waits for another read's flight.
+func (r *rueidisClient) follow(ctx context.Context, m read, f *replyFlight, q query) rueidis.RedisResult {
+	select {
+	case <-f.done:
+	case <-ctx.Done():
+		return rueidis.NewErrorResult(ctx.Err())
+	}
+	if !f.abandoned {
+		return rueidis.NewResult(f.message, f.err)
+	}
+	// Its leader went away. There may be something newer by now.
+	found, result := r.view.Get(m.hash, q.began, q.notBefore)
+	return r.miss(ctx, m, q, found, result)
+}
+
+// DoMultiCache answers each command from L1, or else all others from Redis in one round trip.
+func (r *rueidisClient) DoMultiCache(ctx context.Context, multi ...rueidis.CacheableTTL) []rueidis.RedisResult {
+	if len(multi) == 0 {
+		return nil
+	}
+	results := make([]rueidis.RedisResult, len(multi))
+	now := localcache.Now()
+	q := query{began: now, notBefore: now.Add(-r.staleness)}
+	var w wants
+	var special []int
+	for i := range multi {
+		command := multi[i].Cmd
+		parts := command.Commands()
+		at := keyAt(parts)
+		if at == 0 {
+			special = append(special, i)
+			continue
+		}
+		k := r.view.Key(parts[at])
+		found, result := r.view.Get(k, now, q.notBefore)
+		if result == localcache.Hit {
+			if reply := found.find(parts, at, now); reply != nil {
+				results[i] = rueidis.NewResult(reply.message, nil)
+				continue
+			}
+		}
+		if answer, done := r.want(ctx, &w, readOf(command, at, k, multi[i].TTL), i, q, found, result); done {
+			results[i] = answer
+		}
+	}
+	// The call's own flights are on their way before it waits for anybody else's, so two calls never wait for each other.
+	if len(w.mine) > 0 {
+		r.leadMulti(ctx, w.mine, results)
+	}
+	for _, i := range special {
+		results[i] = r.doCacheSpecial(ctx, multi[i].Cmd, multi[i].TTL)
+	}
+	for _, m := range w.others {
+		results[m.index] = r.follow(ctx, m.read, m.f, q)
+	}
+	return results
+}
+
+// leadMulti asks Redis for several commands at once.
+func (r *rueidisClient) leadMulti(ctx context.Context, mine []wanted, results []rueidis.RedisResult) {
+	began, wall := localcache.Now(), time.Now()
+	spanned, span := r.client.telemetry.StartRedis(ctx, "PIPELINE", r.client.remote.server, len(mine))
+	var answers []rueidis.RedisResult
+	err := tryAgain(spanned, func() error {
+		commands := make(rueidis.Commands, 0, 2*len(mine))
+		for _, m := range mine {
+			commands = append(commands, r.B().Pttl().Key(m.key).Build(), rueidis.Completed(m.command))
+		}
+		answers = r.Client.DoMulti(spanned, commands...)
+		return firstNonRedisError(answers)
+	})
+	span.End(err)
+	for i, m := range mine {
+		life, result := answers[2*i], answers[2*i+1]
+		if m.f != nil {
+			result = r.land(ctx, m.read, m.f, life, result, began, wall)
+		}
+		results[m.index] = result
+	}
+}
+
+func firstNonRedisError(results []rueidis.RedisResult) error {
+	for _, result := range results {
+		if err := result.NonRedisError(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// doCacheSpecial is DoCache for commands with several keys or none.
+func (r *rueidisClient) doCacheSpecial(ctx context.Context, command rueidis.Cacheable, ttl time.Duration) rueidis.RedisResult {
+	switch parts := command.Commands(); {
+	case parts[0] == "MGET" && len(parts) > 1:
+		return r.mget(ctx, parts[1:], "", ttl)
+	case parts[0] == "JSON.MGET" && len(parts) > 2:
+		last := len(parts) - 1
+		return r.mget(ctx, parts[1:last], parts[last], ttl)
+	}
+	return r.pass(ctx, command)
+}
+
+// mget answers MGET and, with a path, JSON.MGET, from L1 key by key, and what is missing from Redis. The replies are those of GET and JSON.GET.
+func (r *rueidisClient) mget(ctx context.Context, keys []string, path string, ttl time.Duration) rueidis.RedisResult {
+	values := make([]rueidis.RedisMessage, len(keys))
+	now := localcache.Now()
+	q := query{began: now, notBefore: now.Add(-r.staleness)}
+	var w wants
+	parts := []string{"GET", ""}
+	if path != "" {
+		parts = []string{"JSON.GET", "", path}
+	}
+	for i, key := range keys {
+		parts[1] = key
+		k := r.view.Key(key)
+		found, result := r.view.Get(k, now, q.notBefore)
+		if result == localcache.Hit {
+			if reply := found.find(parts, 1, now); reply != nil {
+				values[i] = element(reply.message)
+				continue
+			}
+		}
+		m := read{parts: append([]string(nil), parts...), at: 1, key: key, hash: k, ttl: ttl}
+		if answer, done := r.want(ctx, &w, m, i, q, found, result); done {
+			if err := answer.NonRedisError(); err != nil {
+				return answer
+			}
+			message, _ := answer.ToMessage()
+			values[i] = element(message)
+		}
+	}
+	if len(w.mine)+len(w.others) == 0 {
+		return rueidis.NewResult(arrayOf(values, true), nil)
+	}
+	if len(w.mine) > 0 {
+		if result, ok := r.leadMget(ctx, w.mine, path, values); !ok {
+			return result
+		}
+	}
+	for _, m := range w.others {
+		m.command = r.single(m.key, path)
+		m.parts = m.command.Commands()
+		result := r.follow(ctx, m.read, m.f, q)
+		if err := result.NonRedisError(); err != nil {
+			return result
+		}
+		message, _ := result.ToMessage()
+		values[m.index] = element(message)
+	}
+	return rueidis.NewResult(arrayOf(values, false), nil)
+}
+
+func (r *rueidisClient) single(key, path string) rueidis.Cacheable {
+	if path == "" {
+		return r.B().Get().Key(key).Cache().Pin()
+	}
+	return r.B().JsonGet().Key(key).Path(path).Cache().Pin()
+}
+
+// element makes the reply to GET that to MGET, which has nothing where GET has an error.
+func element(message rueidis.RedisMessage) rueidis.RedisMessage {
+	if _, failed := rueidis.IsRedisErr(message.Error()); failed {
+		return nothing
+	}
+	return message
+}
+
+// leadMget asks Redis for the values of several keys at once. It is not ok if there is an error instead.
+func (r *rueidisClient) leadMget(ctx context.Context, mine []wanted, path string, values []rueidis.RedisMessage) (failure rueidis.RedisResult, ok bool) {
+	keys := make([]string, len(mine))
+	for i, m := range mine {
+		keys[i] = m.key
+	}
+	began, wall := localcache.Now(), time.Now()
+	spanned, span := r.client.telemetry.StartRedis(ctx, "PIPELINE", r.client.remote.server, len(mine))
+	var answers []rueidis.RedisResult
+	err := tryAgain(spanned, func() error {
+		commands := make(rueidis.Commands, 0, len(mine)+1)
+		for _, key := range keys {
+			commands = append(commands, r.B().Pttl().Key(key).Build())
+		}
+		if path == "" {
+			commands = append(commands, r.B().Mget().Key(keys...).Build())
+		} else {
+			commands = append(commands, r.B().JsonMget().Key(keys...).Path(path).Build())
+		}
+		answers = r.Client.DoMulti(spanned, commands...)
+		return firstNonRedisError(answers)
+	})
+	span.End(err)
+	all := answers[len(mine)]
+	elements, err := all.ToArray()
+	if err == nil && len(elements) != len(mine) {
+		err = errors.New("nearcache: MGET answered with another number of values than it was asked for")
+		all = rueidis.NewErrorResult(err)
+	}
+	if err != nil {
+		for _, m := range mine {
+			if m.f != nil {
+				// Those who wait may have asked for GET, and be answered.
+				m.f.abandoned = true
+				r.end(m.read, m.f)
+			}
+		}
+		return all, false
+	}
+	for i, m := range mine {
+		result := rueidis.NewResult(elements[i], nil)
+		if m.f != nil {
+			if pttl, err := answers[i].AsInt64(); elements[i].IsNil() && (err != nil || pttl != absentKey) {
+				// It is there, and not a string. GET would say so.
+				m.f.abandoned = true
+				r.end(m.read, m.f)
+			} else {
+				result = r.land(ctx, m.read, m.f, answers[i], result, began, wall)
+			}
+		}
+		values[m.index], _ = result.ToMessage()
+	}
+	return failure, true
+}
+
+// nothing is a null message.
+var nothing = func() (message rueidis.RedisMessage) {
+	_ = message.CacheUnmarshalView(append(make([]byte, expiryBytes), nulls(1)...))
+	return message
+}()
+
+func nulls(n int) string { return strings.Repeat("_\x00\x00\x00\x00\x00\x00\x00\x00", n) }
+
+// arrayOf returns an array of messages. rueidis makes one only from its serialized form; its elements can be replaced then.
+func arrayOf(elements []rueidis.RedisMessage, hit bool) (array rueidis.RedisMessage) {
+	form := make([]byte, expiryBytes, expiryBytes+9*(len(elements)+2))
+	if !hit { // what rueidis makes is marked as a hit, and what is in it is not
+		form = appendHeader(form, 1)
+	}
+	form = append(appendHeader(form, len(elements)), nulls(len(elements))...)
+	_ = array.CacheUnmarshalView(form)
+	if !hit {
+		inner, _ := array.ToArray()
+		array = inner[0]
+	}
+	places, _ := array.ToArray()
+	copy(places, elements)
+	return array
+}
+
+func appendHeader(form []byte, elements int) []byte {
+	return append(form, '*', 0, 0, 0, 0, byte(elements>>24), byte(elements>>16), byte(elements>>8), byte(elements))
+}
