@@ -2,8 +2,9 @@ package nearcache
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
-	"strings"
+	"sync"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -152,7 +153,6 @@ func (r *rueidisClient) doCacheSpecial(ctx context.Context, command rueidis.Cach
 
 // mget answers MGET and, with a path, JSON.MGET, from L1 key by key, and what is missing from Redis. The replies are those of GET and JSON.GET.
 func (r *rueidisClient) mget(ctx context.Context, keys []string, path string, ttl time.Duration) rueidis.RedisResult {
-	values := make([]rueidis.RedisMessage, len(keys))
 	now := localcache.Now()
 	q := query{began: now, notBefore: now.Add(-r.staleness)}
 	var w wants
@@ -160,27 +160,37 @@ func (r *rueidisClient) mget(ctx context.Context, keys []string, path string, tt
 	if path != "" {
 		parts = []string{"JSON.GET", "", path}
 	}
+	// The array is made when it is known whether all of it comes from L1.
+	held := make([]*cachedReply, len(keys))
+	var late map[int]rueidis.RedisMessage
 	for i, key := range keys {
 		parts[1] = key
 		k := r.view.Key(key)
 		found, result := r.view.Get(k, now, q.notBefore)
 		if result == localcache.Hit {
-			if reply := found.find(parts, 1, now); reply != nil {
-				values[i] = element(reply.message)
+			if held[i] = found.find(parts, 1, now); held[i] != nil {
 				continue
 			}
 		}
 		m := read{parts: append([]string(nil), parts...), at: 1, key: key, hash: k, ttl: ttl}
 		if answer, done := r.want(ctx, &w, m, i, q, found, result); done {
 			if err := answer.NonRedisError(); err != nil {
-				return answer
+				return r.abandonMine(w, answer)
 			}
-			message, _ := answer.ToMessage()
-			values[i] = element(message)
+			if late == nil {
+				late = make(map[int]rueidis.RedisMessage)
+			}
+			late[i], _ = answer.ToMessage()
 		}
 	}
-	if len(w.mine)+len(w.others) == 0 {
-		return rueidis.NewResult(arrayOf(values, true), nil)
+	array, values := arrayOf(len(keys), len(w.mine)+len(w.others) == 0)
+	for i, reply := range held {
+		if reply != nil {
+			values[i] = element(reply.message)
+		}
+	}
+	for i, message := range late {
+		values[i] = element(message)
 	}
 	if len(w.mine) > 0 {
 		if result, ok := r.leadMget(ctx, w.mine, path, values); !ok {
@@ -197,7 +207,18 @@ func (r *rueidisClient) mget(ctx context.Context, keys []string, path string, tt
 		message, _ := result.ToMessage()
 		values[m.index] = element(message)
 	}
-	return rueidis.NewResult(arrayOf(values, false), nil)
+	return rueidis.NewResult(array, nil)
+}
+
+// abandonMine gives up what a call began before it was refused, so that nobody waits for it.
+func (r *rueidisClient) abandonMine(w wants, refusal rueidis.RedisResult) rueidis.RedisResult {
+	for _, m := range w.mine {
+		if m.f != nil {
+			m.f.abandoned = true
+			r.end(m.read, m.f)
+		}
+	}
+	return refusal
 }
 
 func (r *rueidisClient) single(key, path string) rueidis.Cacheable {
@@ -272,29 +293,37 @@ func (r *rueidisClient) leadMget(ctx context.Context, mine []wanted, path string
 
 // nothing is a null message.
 var nothing = func() (message rueidis.RedisMessage) {
-	_ = message.CacheUnmarshalView(append(make([]byte, expiryBytes), nulls(1)...))
+	_ = message.CacheUnmarshalView(append(make([]byte, expiryBytes), nullForm...))
 	return message
 }()
 
-func nulls(n int) string { return strings.Repeat("_\x00\x00\x00\x00\x00\x00\x00\x00", n) }
-
-// arrayOf returns an array of messages. rueidis makes one only from its serialized form; its elements can be replaced then.
-func arrayOf(elements []rueidis.RedisMessage, hit bool) (array rueidis.RedisMessage) {
-	form := make([]byte, expiryBytes, expiryBytes+9*(len(elements)+2))
+// arrayOf returns an array of nulls, and its elements to be replaced. rueidis makes one only from its serialized form.
+func arrayOf(elements int, hit bool) (array rueidis.RedisMessage, places []rueidis.RedisMessage) {
+	buffer := forms.Get().(*[]byte)
+	defer forms.Put(buffer)
+	form := append((*buffer)[:0], make([]byte, expiryBytes)...)
 	if !hit { // what rueidis makes is marked as a hit, and what is in it is not
-		form = appendHeader(form, 1)
+		form = appendArray(form, 1)
 	}
-	form = append(appendHeader(form, len(elements)), nulls(len(elements))...)
+	form = appendArray(form, elements)
+	for range elements {
+		form = append(form, nullForm...)
+	}
+	*buffer = form // nothing of it is in the array: the form of a null has no text
 	_ = array.CacheUnmarshalView(form)
 	if !hit {
 		inner, _ := array.ToArray()
 		array = inner[0]
 	}
-	places, _ := array.ToArray()
-	copy(places, elements)
-	return array
+	places, _ = array.ToArray()
+	return array, places
 }
 
-func appendHeader(form []byte, elements int) []byte {
-	return append(form, '*', 0, 0, 0, 0, byte(elements>>24), byte(elements>>16), byte(elements>>8), byte(elements))
+var forms = sync.Pool{New: func() any { return new([]byte) }}
+
+// nullForm is the serialized form of a null: its type, and an empty length.
+const nullForm = "_\x00\x00\x00\x00\x00\x00\x00\x00"
+
+func appendArray(form []byte, elements int) []byte {
+	return binary.BigEndian.AppendUint64(append(form, '*'), uint64(elements))
 }
