@@ -5,11 +5,13 @@ import (
 	"slices"
 	"time"
 
+	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/metric"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 )
 
 // series is what all operations of one kind share: the options of their spans and measurements, built once, because building
@@ -64,8 +66,11 @@ type operation struct {
 func (t *Telemetry) begin(
 	ctx context.Context, s *series, histogram metric.Float64Histogram, options []trace.SpanStartOption,
 ) operation {
-	o := operation{series: s, histogram: histogram}
-	o.ctx, o.span = t.tracer.Start(ctx, s.spanName, options...)
+	o := operation{series: s, histogram: histogram, ctx: ctx, span: noop.Span{}}
+	if provider := otel.GetTracerProvider(); !t.silence.holds(provider) {
+		o.ctx, o.span = t.tracer.Start(ctx, s.spanName, options...)
+		t.silence.learn(provider, o.span)
+	}
 	if histogram != nil && histogram.Enabled(o.ctx) {
 		o.start = time.Now()
 	}

@@ -51,6 +51,7 @@ type Telemetry struct {
 	name           string
 	nameAttr       attribute.KeyValue
 	tracer         trace.Tracer
+	silence        silence
 	meter          metric.Meter
 	propagator     propagation.TextMapPropagator
 	processAsChild bool
