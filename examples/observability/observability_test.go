@@ -343,6 +343,8 @@ func alerts(t *testing.T) map[string]rulefmt.Rule {
 // TestAlerts has each thing happen that an alert is for, where it can be made to happen, and shows that none of them speaks before.
 func TestAlerts(t *testing.T) {
 	rules := alerts(t)
+	guide, err := os.ReadFile("../../docs/observability.md")
+	check(t, err)
 	e := startExample(t)
 	e.work(8)
 	for name, rule := range rules {
@@ -351,8 +353,8 @@ func TestAlerts(t *testing.T) {
 				t.Errorf("%s has no %s", name, annotation)
 			}
 		}
-		if rule.Labels["severity"] == "" {
-			t.Errorf("%s has no severity", name)
+		if severity := rule.Labels["severity"]; severity == "" || !regexp.MustCompile("`"+name+"`.*\\| "+severity+" \\|").Match(guide) {
+			t.Errorf("docs/observability.md has no %s of severity %q", name, severity)
 		}
 		if name != "NearcacheLoadsFail" { // a loader that never failed has no series of failures
 			e.exists(rule.Expr)

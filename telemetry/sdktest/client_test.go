@@ -563,11 +563,14 @@ func TestEventsOfTheBus(t *testing.T) {
 	}
 }
 
-// TestEveryDocumentedMetricIsRecorded holds the list in the package's documentation against what is recorded by the tests here.
+// TestEveryDocumentedMetricIsRecorded holds the list in the package's documentation against what is recorded by the tests here, and against what
+// the guide explains.
 func TestEveryDocumentedMetricIsRecorded(t *testing.T) {
 	documentation, err := os.ReadFile("../doc.go")
 	check(t, err)
 	tests, err := os.ReadFile("client_test.go")
+	check(t, err)
+	guide, err := os.ReadFile("../../docs/observability.md")
 	check(t, err)
 	names := regexp.MustCompile(`(?m)^//\t([a-z.]+)\*?\s+(?:counter|updowncounter|gauge|histogram)`).FindAllStringSubmatch(string(documentation), -1)
 	if len(names) < 20 {
@@ -576,6 +579,9 @@ func TestEveryDocumentedMetricIsRecorded(t *testing.T) {
 	for _, name := range names {
 		if !strings.Contains(string(tests), `"`+name[1]+`"`) {
 			t.Errorf("%s is documented, and no real client is seen to record it", name[1])
+		}
+		if !strings.Contains(string(guide), "`"+name[1]+"`") {
+			t.Errorf("docs/observability.md does not say what %s means", name[1])
 		}
 	}
 }
