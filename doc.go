@@ -14,7 +14,10 @@
 //   - No lost invalidation. When the continuity of the link is in doubt, everything it covered is unservable at once.
 //   - No stale fill. A value that was fetched or loaded before an invalidation is never stored after it, in L1 or in Redis.
 //
-// Outside the promise: SWAPDB, which Redis does not announce, and writes that Redis loses in a failover. Time to live bounds both.
+// Outside the promise: SWAPDB, which Redis does not announce, and writes that Redis loses in a failover, both of which the time to live
+// bounds; an address that leads to two servers that are both primaries; what a server that is no primary any more answers to a read that goes
+// to Redis; what the loader answers while Redis is away; and the time for which the whole machine, its clock included, stood still.
+// docs/coherence.md explains each.
 //
 // # Use
 //
