@@ -186,11 +186,11 @@ func (r *rueidisClient) mget(ctx context.Context, keys []string, path string, tt
 	array, values := arrayOf(len(keys), len(w.mine)+len(w.others) == 0)
 	for i, reply := range held {
 		if reply != nil {
-			values[i] = element(reply.message)
+			values[i], _ = element(reply.message)
 		}
 	}
 	for i, message := range late {
-		values[i] = element(message)
+		values[i], _ = element(message)
 	}
 	if len(w.mine) > 0 {
 		if result, ok := r.leadMget(ctx, w.mine, path, values); !ok {
@@ -205,7 +205,11 @@ func (r *rueidisClient) mget(ctx context.Context, keys []string, path string, tt
 			return result
 		}
 		message, _ := result.ToMessage()
-		values[m.index] = element(message)
+		value, ok := element(message)
+		if !ok {
+			return result
+		}
+		values[m.index] = value
 	}
 	return rueidis.NewResult(array, nil)
 }
@@ -228,12 +232,16 @@ func (r *rueidisClient) single(key, path string) rueidis.Cacheable {
 	return r.B().JsonGet().Key(key).Path(path).Cache().Pin()
 }
 
-// element makes the reply to GET that to MGET, which has nothing where GET has an error.
-func element(message rueidis.RedisMessage) rueidis.RedisMessage {
-	if _, failed := rueidis.IsRedisErr(message.Error()); failed {
-		return nothing
+// element makes the reply to GET that to MGET, which has nothing where GET says that the key is of another type. Any other error is not about the
+// key and fails the whole command, as it would on the server.
+func element(message rueidis.RedisMessage) (value rueidis.RedisMessage, ok bool) {
+	switch err := message.Error(); {
+	case err == nil, rueidis.IsRedisNil(err):
+		return message, true
+	case keepable(err):
+		return nothing, true
 	}
-	return message
+	return message, false
 }
 
 // leadMget asks Redis for the values of several keys at once. It is not ok if there is an error instead.

@@ -16,9 +16,10 @@ import (
 type class int
 
 const (
-	plain    class = iota // Redis is the truth, and nothing ends by itself
-	expiring              // Redis is the truth, and values live for a second or three
-	sourced               // a source behind a loader is the truth
+	plain     class = iota // Redis is the truth, and nothing ends by itself
+	expiring               // Redis is the truth, and values live for a second or three
+	sourced                // a source behind a loader is the truth
+	commanded              // as plain and expiring, read by DoCache alone
 	classes
 )
 
@@ -27,9 +28,9 @@ const keySpace = "chaos:"
 
 // The keys of the oracle are those of the classes, one after the other.
 var (
-	classNames  = [classes]string{"plain", "expiring", "sourced"}
-	classCounts = [classes]int{2048, 256, 1024}
-	keyCount    = classCounts[plain] + classCounts[expiring] + classCounts[sourced]
+	classNames  = [classes]string{"plain", "expiring", "sourced", "commanded"}
+	classCounts = [classes]int{2048, 256, 1024, 512}
+	keyCount    = classCounts[plain] + classCounts[expiring] + classCounts[sourced] + classCounts[commanded]
 )
 
 func (c class) prefix() string { return keySpace + classNames[c] + ":" }

@@ -42,6 +42,7 @@ func (c *credentials) get() string         { return *c.password.Load() }
 type node struct {
 	nodeConfig
 	client *nearcache.Client
+	redis  rueidis.Client // on the same L1
 	caches [classes]*nearcache.Cache[*item]
 
 	failedReads atomic.Uint64
@@ -110,6 +111,9 @@ func openNode(ctx context.Context, config nodeConfig, login *credentials, source
 			return nil, errors.Join(err, n.client.Close(ctx))
 		}
 	}
+	if n.redis, err = n.client.Rueidis(); err != nil {
+		return nil, errors.Join(err, n.client.Close(ctx))
+	}
 	return n, nil
 }
 
@@ -150,7 +154,8 @@ type reading struct {
 	readers int
 	burst   int // reads in a row
 	many    bool
-	hottest int // how many plain keys are read; 0: all of all classes
+	command bool // by DoCache
+	hottest int  // how many plain keys are read; 0: all of all classes
 }
 
 const burstPause = 4 * time.Millisecond
@@ -166,6 +171,7 @@ func (n *node) readings() []reading {
 		// Of the reads of few keys almost all are served from L1, so they see the moment at which it changes its mind.
 		{demand: demand, bound: n.promised(), readers: 2, burst: 256, hottest: 48},
 		{demand: demand, bound: n.promised(), readers: 1, burst: 2, many: true},
+		{demand: demand, bound: n.promised(), readers: 2, burst: 256, command: true},
 		{demand: oracle.Tighter, bound: tighter, options: []nearcache.ReadOption{nearcache.MaxStaleness(tighter)}, readers: 1, burst: 16},
 		{demand: oracle.Looser, bound: looser, options: []nearcache.ReadOption{nearcache.MaxStaleness(looser)}, readers: 1, burst: 16},
 		{demand: oracle.Fresh, options: []nearcache.ReadOption{nearcache.Fresh()}, readers: 2, burst: 8},
@@ -199,6 +205,10 @@ func (n *node) readBurst(ctx context.Context, r reading, pick *picker, w witness
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for range r.burst {
+		if r.command {
+			n.readByCommands(ctx, pick, w)
+			continue
+		}
 		c := pick.class()
 		if r.many {
 			n.readMany(ctx, c, pick, w, r.options)
@@ -240,6 +250,9 @@ type answer struct {
 
 // getMany is GetMany with an answer for each key, as Get gives it.
 func (n *node) getMany(ctx context.Context, c class, keys []int, options ...nearcache.ReadOption) []answer {
+	if c == commanded {
+		return n.mget(ctx, keys)
+	}
 	names := make([]string, len(keys))
 	for i, key := range keys {
 		names[i] = keyNames[key]

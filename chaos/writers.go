@@ -122,6 +122,10 @@ func (w *writers) byNode(ctx context.Context, n *node, pick *picker) {
 		for _, write := range writes {
 			w.end(write, err)
 		}
+	case 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13:
+		for _, write := range w.begin(n.ID, change, pick.any(commanded)) {
+			w.end(write, n.writeByCommand(ctx, pick, write.Key(), write.Version(), change.Life))
+		}
 	default:
 		for _, write := range w.begin(n.ID, change, pick.any(c)) {
 			w.end(write, n.caches[c].Set(ctx, keyNames[write.Key()], &item{key: write.Key(), version: write.Version()}))
@@ -182,7 +186,11 @@ func (w *writers) byOutsider(ctx context.Context, pick *picker) {
 			w.end(write, w.redis.Do(ctx, b.Set().Key(fullNames[write.Key()]).Value(value).PxMilliseconds(life.Milliseconds()).Build()).Error())
 		}
 	default:
-		for _, write := range w.begin(oracle.Outside, oracle.Change{}, pick.any(plain)) {
+		c := plain
+		if pick.rng.IntN(4) == 0 {
+			c = commanded
+		}
+		for _, write := range w.begin(oracle.Outside, oracle.Change{}, pick.any(c)) {
 			value := string(encode(write.Key(), write.Version()))
 			w.end(write, w.redis.Do(ctx, b.Set().Key(fullNames[write.Key()]).Value(value).Build()).Error())
 		}
@@ -242,7 +250,7 @@ func (w *writers) invalidate(ctx context.Context, by int, n *node, key int) erro
 
 // restock writes all plain keys: a missing one costs its readers much, and shows little.
 func (w *writers) restock(ctx context.Context) error {
-	return w.writeAll(ctx, plain, 0)
+	return errors.Join(w.writeAll(ctx, plain, 0), w.writeAll(ctx, commanded, 0))
 }
 
 // fill gives every key a first value, except that the expiring ones wait for their writers.
