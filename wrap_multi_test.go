@@ -257,3 +257,38 @@ func TestRueidisMGetsThatMeet(t *testing.T) {
 	}
 	working.Wait()
 }
+
+// An error that says nothing of the key is not "nothing": an MGET that waits for a GET fails with it.
+func TestRueidisMGetFailsWithWhatItWaitsFor(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Config{})
+	proxy := startProxy(t, server)
+	proxy.setIntercept(func(args []string) ([]string, bool) {
+		if args[0] == "GET" {
+			return []string{"NOSUCHCOMMAND"}, true
+		}
+		return args, true
+	})
+	options := optionsAt(proxy.addr())
+	options.MaxStaleness = endless
+	node, client := wrapped(t, options)
+	server.Do(t, "SET", prefix+"a", "1")
+	fence(t, node)
+	proxy.hold(dataReplies)
+	read := func(command rueidis.Cacheable) <-chan error {
+		done := make(chan error, 1)
+		go func() { done <- client.DoCache(bounded(t), command, time.Hour).Error() }()
+		return done
+	}
+	get := read(client.B().Get().Key(prefix + "a").Cache())
+	eventually(t, "GET is on its way", func() bool { return proxy.count("GET") == 1 })
+	mget := read(client.B().Mget().Key(prefix + "a").Cache())
+	eventually(t, "MGET waits for it", func() bool { return wrapStats(node).Coalesced == 1 })
+	proxy.release(dataReplies)
+	mentions(t, receive(t, "GET", get), "unknown command")
+	mentions(t, receive(t, "MGET", mget), "unknown command")
+	proxy.setIntercept(nil)
+	if got := texts(t, client.DoCache(bounded(t), client.B().Mget().Key(prefix+"a").Cache(), time.Hour)); !slices.Equal(got, []string{"1"}) {
+		t.Errorf("afterwards: %v", got)
+	}
+}
