@@ -46,6 +46,21 @@ func (r *replies) find(parts []string, at int, now localcache.Instant) *cachedRe
 	return nil
 }
 
+// to returns the reply to a command in the form in which it was stored, or nil.
+func (r *replies) to(command string) *cachedReply {
+	if r.first.command == command {
+		return &r.first
+	}
+	if r.more != nil {
+		for i := range *r.more {
+			if reply := &(*r.more)[i]; reply.command == command {
+				return reply
+			}
+		}
+	}
+	return nil
+}
+
 // with returns the replies and another one, in place of an earlier one to the same command.
 func (r *replies) with(added cachedReply, now localcache.Instant) replies {
 	kept := make([]cachedReply, 0, mostReplies)
