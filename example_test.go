@@ -341,3 +341,32 @@ func ExampleClient_HealthHandler() {
 	// 200 ""
 	// 503 "nearcache: the client is closed: open a new one"
 }
+
+// What is missing is loaded with one query, and one missing item does not fail the others.
+func ExampleConfig_loadMany() {
+	server := startRedis()
+	defer server.Close()
+	ctx := context.Background()
+	db := database{"1": {"1", "Grace"}, "42": {"42", "Ada"}}
+	client, users := openUsers(ctx, server, nearcache.Options{}, nearcache.Config[User]{
+		LoadMany: func(_ context.Context, ids []string) (map[string]User, error) {
+			// SELECT … FROM users WHERE id = ANY($1)
+			found := make(map[string]User)
+			for _, id := range ids {
+				if user, ok := db[id]; ok {
+					found[id] = user
+				}
+			}
+			fmt.Println("one query for", len(ids), "users")
+			return found, nil
+		},
+	})
+	defer client.Close(ctx)
+
+	found, err := users.GetMany(ctx, []string{"1", "42", "nobody"})
+	fmt.Println(found["1"].Name, found["42"].Name, len(found), err)
+
+	// Output:
+	// one query for 3 users
+	// Grace Ada 2 <nil>
+}

@@ -117,7 +117,7 @@ func (c *Cache[V]) readMany(ctx context.Context, mine []missed[V]) {
 		full[i] = c.config.Prefix + m.key
 	}
 	answers := c.client.remote.fetchMany(ctx, full)
-	if c.config.Load == nil {
+	if !c.loads() {
 		// Without a loader, whose lease would be refused, nothing else tells a key of another type from one that is not there.
 		c.refuseOtherTypes(ctx, full, answers)
 	}
@@ -183,6 +183,10 @@ func (c *Cache[V]) removeMany(settled []answered[V]) {
 }
 
 func (c *Cache[V]) resumeMany(ctx context.Context, open []answered[V], abandoned bool) {
+	if c.config.LoadMany != nil {
+		c.resumeBatch(ctx, open, abandoned)
+		return
+	}
 	var running sync.WaitGroup
 	slots := make(chan struct{}, loadsAtOnce)
 	for _, m := range open {

@@ -50,19 +50,24 @@ func (r *remote) acquire(ctx context.Context, key, lease string, life time.Durat
 	return acquired, err
 }
 
-// replaceScript stores ARGV[2] for ARGV[3] milliseconds, or nothing if that is 0, if the key still holds ARGV[1].
-var replaceScript = rueidis.NewLuaScript(`
+// replaceSource stores ARGV[2] for ARGV[3] milliseconds, or nothing if that is 0, if the key still holds ARGV[1].
+const replaceSource = `
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 if ARGV[3] == '0' then redis.call('DEL', KEYS[1]) else redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
-return 1`)
+return 1`
+
+var replaceScript = rueidis.NewLuaScript(replaceSource)
+
+func replaceMilliseconds(ttl time.Duration) int64 {
+	if ttl > 0 {
+		return max(ttl.Milliseconds(), 1)
+	}
+	return 0
+}
 
 // replace stores data in place of what the key was known to hold; false if it holds something else by now. A ttl of 0 deletes the key.
 func (r *remote) replace(ctx context.Context, key, expected string, data []byte, ttl time.Duration) (replaced bool, err error) {
-	milliseconds := ttl.Milliseconds()
-	if ttl > 0 {
-		milliseconds = max(milliseconds, 1)
-	}
-	arguments := []string{expected, rueidis.BinaryString(data), strconv.FormatInt(milliseconds, 10)}
+	arguments := []string{expected, rueidis.BinaryString(data), strconv.FormatInt(replaceMilliseconds(ttl), 10)}
 	err = r.once(ctx, "EVALSHA", 1, func(ctx context.Context) error {
 		result := replaceScript.Exec(ctx, r.redis, []string{key}, arguments)
 		n, err := result.AsInt64()

@@ -74,7 +74,7 @@ func (c *Cache[V]) outcome(ctx context.Context, full string, answer reply) (valu
 	case held:
 		value.value, err = c.decode(ctx, full, answer.data)
 		if err != nil {
-			return record[V]{}, c.config.Load == nil, err
+			return record[V]{}, !c.loads(), err
 		}
 		c.counts.remoteHit.Add(1)
 		return value, true, nil
@@ -85,11 +85,11 @@ func (c *Cache[V]) outcome(ctx context.Context, full string, answer reply) (valu
 		return value, true, answer.err
 	case missing:
 		c.counts.remoteMiss.Add(1)
-		if c.config.Load == nil {
+		if !c.loads() {
 			return value, true, ErrNotFound
 		}
 	case unavailable:
-		if c.config.Load == nil && ctx.Err() == nil {
+		if !c.loads() && ctx.Err() == nil {
 			return value, true, c.unavailableError(answer.err)
 		}
 	}
@@ -179,15 +179,7 @@ func (c *Cache[V]) leaseLife() time.Duration {
 func (c *Cache[V]) loadLeased(ctx context.Context, f *flight[V], key string, k localcache.Key, lease string) {
 	value, err := c.callLoader(ctx, key)
 	full := c.config.Prefix + key
-	data, ttl := []byte(nil), time.Duration(0)
-	switch {
-	case err == nil:
-		if data, err = c.encode(key, value.value); err == nil {
-			ttl = c.config.TTL
-		}
-	case value.absent && c.config.NegativeTTL > 0:
-		data, ttl = []byte(absentMarker), c.config.NegativeTTL
-	}
+	data, ttl, err := c.storable(key, value, err)
 	// Nothing may leave the lease behind, since others would wait for its end: not the end of the client, nor a value that the
 	// server refuses.
 	lasting := context.WithoutCancel(ctx)
@@ -202,10 +194,28 @@ func (c *Cache[V]) loadLeased(ctx context.Context, f *flight[V], key string, k l
 	c.flights.end(k, f, value, err)
 }
 
+// storable is what takes the place of a lease: the encoded value, the mark of an absent item, or nothing if ttl is 0.
+func (c *Cache[V]) storable(key string, value record[V], loaded error) (data []byte, ttl time.Duration, err error) {
+	switch {
+	case loaded == nil:
+		if data, err = c.encode(key, value.value); err != nil {
+			return nil, 0, err
+		}
+		return data, c.config.TTL, nil
+	case value.absent && c.config.NegativeTTL > 0:
+		return []byte(absentMarker), c.config.NegativeTTL, loaded
+	}
+	return nil, 0, loaded
+}
+
 // loadLocal loads for a client without Redis: the result goes to L1 alone, if the key has not been announced since the flight began.
 func (c *Cache[V]) loadLocal(ctx context.Context, f *flight[V], key string, k localcache.Key) {
 	began := localcache.Now()
 	value, err := c.callLoader(ctx, key)
+	c.endLocal(f, key, k, began, value, err)
+}
+
+func (c *Cache[V]) endLocal(f *flight[V], key string, k localcache.Key, began localcache.Instant, value record[V], err error) {
 	answer := reply{life: noExpiry, fetched: began}
 	if err == nil {
 		// Encoded only to know its size; and what Redis would refuse is refused here, so that a test without Redis shows it.
@@ -270,25 +280,46 @@ func (c *Cache[V]) joined(f *flight[V]) {
 // unpushedPoll is how often a waiter looks at a lease while no push can tell it of its end.
 const unpushedPoll = 50 * time.Millisecond
 
+// loads reports whether there is a source behind Redis.
+func (c *Cache[V]) loads() bool { return c.config.Load != nil || c.config.LoadMany != nil }
+
 // callLoader runs the user's loader, with its time limit, and survives whatever it does.
 func (c *Cache[V]) callLoader(ctx context.Context, key string) (value record[V], err error) {
+	if c.config.Load == nil {
+		result := c.callLoadMany(ctx, []string{key})[0]
+		return result.value, result.err
+	}
 	ctx, cancel := context.WithTimeout(ctx, c.config.LoadTimeout)
 	defer cancel()
 	ctx, span := c.client.telemetry.StartLoad(ctx, c.config.Name)
+	err = survive(func() (err error) {
+		value.value, err = c.config.Load(ctx, key)
+		return err
+	})
+	value, err = c.judge(key, value.value, err)
+	span.End(failureOf(err))
+	return value, err
+}
+
+// judge turns what a loader returned for a key into what its readers get, and counts it.
+func (c *Cache[V]) judge(key string, value V, err error) (record[V], error) {
 	c.counts.loads.Add(1)
-	defer func() {
-		switch {
-		case value.absent:
-			c.counts.loadNegatives.Add(1)
-			span.End(nil)
-		case err != nil:
-			c.counts.loadErrors.Add(1)
-			span.End(err)
-		default:
-			span.End(nil)
-		}
-	}()
-	// On a goroutine of its own because runtime.Goexit, which every failing test calls, ends the one it is called on.
+	if errors.Is(err, ErrNotFound) {
+		c.counts.loadNegatives.Add(1)
+		return record[V]{absent: true}, err
+	}
+	if err == nil && c.nilable && isNil(value) {
+		err = fmt.Errorf("%w: the loader of the cache %q returned a nil %T and no error for %q: return ErrNotFound if there is none", ErrInvalidValue, c.config.Name, value, key)
+	}
+	if err != nil {
+		c.counts.loadErrors.Add(1)
+	}
+	return record[V]{value: value}, err
+}
+
+// survive calls a function of the user's, and turns a panic into an error. It runs on a goroutine of its own because runtime.Goexit, which every
+// failing test calls, ends the one it is called on.
+func survive(do func() error) (err error) {
 	returned := make(chan struct{})
 	go func() {
 		finished := false
@@ -300,16 +331,9 @@ func (c *Cache[V]) callLoader(ctx context.Context, key string) (value record[V],
 				err = &PanicError{Stack: debug.Stack()}
 			}
 		}()
-		value.value, err = c.config.Load(ctx, key)
+		err = do()
 		finished = true
 	}()
 	<-returned
-	if errors.Is(err, ErrNotFound) {
-		var none V
-		return record[V]{value: none, absent: true}, err
-	}
-	if err == nil && c.nilable && isNil(value.value) {
-		return value, fmt.Errorf("%w: the loader of the cache %q returned a nil %T and no error for %q: return ErrNotFound if there is none", ErrInvalidValue, c.config.Name, value.value, key)
-	}
-	return value, err
+	return err
 }

@@ -218,6 +218,13 @@ type Config[V any] struct {
 	// not there is ErrNotFound.
 	Load func(ctx context.Context, key string) (V, error)
 
+	// LoadMany reads several items from the source in one call: GetMany asks it for what neither L1 nor Redis has, at most 500 keys a call and
+	// each key once. The map holds the items that there are; a key that is not in it does not exist, if the error is nil. To let single
+	// keys fail, return a [KeyError] for each, joined with errors.Join; any other error is that of all keys that have no value. Values for
+	// keys that were not asked for are ignored, and counted. Leases, timeout, context and panics are as for Load. Get uses Load, and
+	// LoadMany with one key if Load is nil. Default nil: GetMany calls Load for each key, several at a time.
+	LoadMany func(ctx context.Context, keys []string) (map[string]V, error)
+
 	// TTL is how long a value lives in Redis after Set or a load. Default 10 minutes; from 1 ms to 10 years.
 	TTL time.Duration
 
@@ -263,7 +270,7 @@ func (c Config[V]) validate(client Options) error {
 	if len(client.Prefixes) > 0 && !underOneOf(c.Prefix, client.Prefixes) {
 		return configError(c.Name, "Prefix", fmt.Sprintf("%q", c.Prefix), fmt.Sprintf("must begin with one of Options.Prefixes %q: Redis would not announce its changes", client.Prefixes))
 	}
-	if c.Load == nil && client.withoutRedis() {
+	if c.Load == nil && c.LoadMany == nil && client.withoutRedis() {
 		return configError(c.Name, "Load", "nil", "is required without Redis: nothing else has values")
 	}
 	for _, d := range []struct {

@@ -32,9 +32,10 @@ type CacheStats struct {
 	RemoteMisses    uint64 `json:"remote_misses"`    // fetches that found nothing
 	LeaseWaits      uint64 `json:"lease_waits"`      // loads that waited for another node's
 
-	Loads         uint64 `json:"loads"`          // calls of the loader
-	LoadNegatives uint64 `json:"load_negatives"` // those that returned ErrNotFound
+	Loads         uint64 `json:"loads"`          // items that the loader was asked for
+	LoadNegatives uint64 `json:"load_negatives"` // those that do not exist
 	LoadErrors    uint64 `json:"load_errors"`    // those that failed otherwise
+	LoadsUnasked  uint64 `json:"loads_unasked"`  // values that LoadMany returned for keys that it was not asked for
 	Unstored      uint64 `json:"unstored"`       // loaded, and not stored because the key was written meanwhile or Redis did not answer
 	Undecodable   uint64 `json:"undecodable"`    // values in Redis that the codec did not take
 
@@ -60,6 +61,7 @@ type counts struct {
 	remoteHit, remoteNegative, remoteMiss atomic.Uint64
 	leaseWaits                            atomic.Uint64
 	loads, loadNegatives, loadErrors      atomic.Uint64
+	loadsUnasked                          atomic.Uint64
 	unstored, undecodable                 atomic.Uint64
 
 	undecodableLog oncePerSecond
@@ -94,6 +96,7 @@ func (c *Cache[V]) stats() CacheStats {
 		Loads:           n.loads.Load(),
 		LoadNegatives:   n.loadNegatives.Load(),
 		LoadErrors:      n.loadErrors.Load(),
+		LoadsUnasked:    n.loadsUnasked.Load(),
 		Unstored:        n.unstored.Load(),
 		Undecodable:     n.undecodable.Load(),
 		Verify:          n.verify.stats(),
