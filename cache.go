@@ -175,41 +175,6 @@ func (c *Cache[V]) lookAgain(ctx context.Context, key string, k localcache.Key, 
 	return answer, false, nil
 }
 
-// Set writes a value to Redis, for Config.TTL, and so ends what any node holds or is loading. After it returns, with or without an
-// error, no read on this node returns an older value than Redis does. If the error is not from validation or encoding, nobody knows
-// whether Redis carried the write out.
-func (c *Cache[V]) Set(ctx context.Context, key string, value V) error {
-	if err := c.writable(key); err != nil {
-		return err
-	}
-	data, err := c.encode(key, value)
-	if err != nil {
-		return err
-	}
-	return c.write(ctx, "set", []string{key}, func(full []string) error {
-		return c.client.remote.set(ctx, full[0], data, c.config.TTL)
-	})
-}
-
-// Delete removes the item from Redis and from every node. What it says of reads and errors is as for Set. An item that is not there is no
-// error.
-func (c *Cache[V]) Delete(ctx context.Context, key string) error {
-	return c.DeleteMany(ctx, []string{key})
-}
-
-// DeleteMany is Delete for several items in one round trip.
-func (c *Cache[V]) DeleteMany(ctx context.Context, keys []string) error {
-	if len(keys) == 0 {
-		return nil
-	}
-	for _, key := range keys {
-		if err := c.writable(key); err != nil {
-			return err
-		}
-	}
-	return c.write(ctx, "delete", keys, func(full []string) error { return c.client.remote.delete(ctx, full) })
-}
-
 // write surrounds a write to Redis with what makes this node read it: L1 and all fetches under way forget the keys before the write is
 // sent, and again after it is answered, because the server may answer before it pushes. Without Redis the write is its announcement.
 func (c *Cache[V]) write(ctx context.Context, what string, keys []string, do func(full []string) error) error {
@@ -225,7 +190,13 @@ func (c *Cache[V]) write(ctx context.Context, what string, keys []string, do fun
 	forget()
 	defer forget()
 	if bus := c.client.bus; bus != nil {
-		do = func(full []string) error { return bus.announce(ctx, full) }
+		toSource := do
+		do = func(full []string) error {
+			if c.config.Store == nil && c.config.Remove == nil {
+				return bus.announce(ctx, full)
+			}
+			return errors.Join(toSource(full), bus.announce(context.WithoutCancel(ctx), full))
+		}
 	}
 	if err := do(full); err != nil {
 		return fmt.Errorf("nearcache: cache %q: %s: %w", c.config.Name, what, err)
@@ -281,10 +252,19 @@ func (c *Cache[V]) decode(ctx context.Context, full string, data []byte) (V, err
 }
 
 // keep stores what was fetched in L1, if nothing has changed since the token was taken.
-func (c *Cache[V]) keep(k localcache.Key, token localcache.Token, r reply, value record[V]) {
+func (c *Cache[V]) keep(key string, k localcache.Key, token localcache.Token, r reply, value record[V]) {
 	life := c.config.LocalTTL
 	if value.absent {
 		life = min(life, c.config.NegativeTTL)
+	} else if entry, err := c.entry(key, value.value); err != nil || entry.NoStore {
+		return
+	} else {
+		if entry.LocalTTL > 0 {
+			life = entry.LocalTTL
+		}
+		if entry.TTL > 0 {
+			life = min(life, entry.TTL)
+		}
 	}
 	if r.life != noExpiry {
 		life = min(life, r.life)

@@ -26,6 +26,9 @@ var (
 	// wraps it holds the reason.
 	ErrUnavailable = errors.New("nearcache: Redis is unavailable")
 
+	// ErrConflict is returned by Update when other writers came first each time that it tried.
+	ErrConflict = errors.New("nearcache: others write the key all the time: try again later")
+
 	// ErrInvalidKey is returned for a key that Redis cannot hold or that cannot be told from a prefix: the empty key, and one that
 	// is longer than 512 MB together with its prefix.
 	ErrInvalidKey = errors.New("nearcache: invalid key")

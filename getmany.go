@@ -171,7 +171,7 @@ func (c *Cache[V]) keepMany(ctx context.Context, settled []answered[V]) {
 	}
 	for i, s := range kept {
 		if s.f.err == nil || s.f.value.absent {
-			c.keep(s.hash, s.f.token, answers[i], s.f.value)
+			c.keep(s.key, s.hash, s.f.token, answers[i], s.f.value)
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/go-nearcache/nearcache/localcache"
@@ -60,7 +61,7 @@ func (c *Cache[V]) settle(ctx context.Context, f *flight[V], k localcache.Key, f
 	value, settled, err := c.outcome(ctx, full, answer)
 	if settled {
 		if err == nil || value.absent {
-			c.keep(k, f.token, answer, value)
+			c.keep(strings.TrimPrefix(full, c.config.Prefix), k, f.token, answer, value)
 		}
 		c.flights.end(k, f, value, err)
 	}
@@ -198,12 +199,9 @@ func (c *Cache[V]) loadLeased(ctx context.Context, f *flight[V], key string, k l
 func (c *Cache[V]) storable(key string, value record[V], loaded error) (data []byte, ttl time.Duration, err error) {
 	switch {
 	case loaded == nil:
-		if data, err = c.encode(key, value.value); err != nil {
-			return nil, 0, err
-		}
-		return data, c.config.TTL, nil
+		return c.encodeFor(key, value.value, 0)
 	case value.absent && c.config.NegativeTTL > 0:
-		return []byte(absentMarker), c.config.NegativeTTL, loaded
+		return []byte(absentMarker), c.jittered(c.config.NegativeTTL), loaded
 	}
 	return nil, 0, loaded
 }
@@ -222,7 +220,7 @@ func (c *Cache[V]) endLocal(f *flight[V], key string, k localcache.Key, began lo
 		answer.data, err = c.encode(key, value.value)
 	}
 	if err == nil || value.absent {
-		c.keep(k, f.token, answer, value)
+		c.keep(key, k, f.token, answer, value)
 	}
 	c.flights.end(k, f, value, err)
 }

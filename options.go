@@ -225,6 +225,25 @@ type Config[V any] struct {
 	// LoadMany with one key if Load is nil. Default nil: GetMany calls Load for each key, several at a time.
 	LoadMany func(ctx context.Context, keys []string) (map[string]V, error)
 
+	// Entry decides from the value how long it lives, in place of TTL and LocalTTL: after a load and a Set, and on each node that reads it
+	// from Redis. It is called often and from many goroutines, must return the same for the same value, and must not block. Default nil.
+	Entry func(key string, value V) EntryOptions
+
+	// Jitter shortens each life in Redis by a random share of it, so that what was stored together does not end together: with 0.1, TTL and
+	// NegativeTTL are between 90 % and 100 % of what they say. Default 0; less than 1.
+	Jitter float64
+
+	// Store writes one item to the source: Set, SetMany and Update call it, and then put the value into Redis, so that a writer cannot
+	// forget the one or the other. While it runs the key holds a lease, so readers on all nodes whom L1 does not answer wait for it, and no load
+	// of what it replaces is stored. If it fails the key is deleted, because nobody knows what the source holds; if Redis does not answer it
+	// is not called. It must not read the same key through the cache. Its context is the caller's, and ends after LoadTimeout. A panic is returned as a PanicError. Default nil: the writer
+	// changes the source, and then calls Set or Delete.
+	Store func(ctx context.Context, key string, value V) error
+
+	// Remove deletes one item from the source: Delete and DeleteMany call it, and then delete the key in Redis, whether it failed or not. It
+	// must take an item that is not there for success. Context and panics are as for Store. Default nil.
+	Remove func(ctx context.Context, key string) error
+
 	// TTL is how long a value lives in Redis after Set or a load. Default 10 minutes; from 1 ms to 10 years.
 	TTL time.Duration
 
@@ -286,6 +305,9 @@ func (c Config[V]) validate(client Options) error {
 		if err := checkRange(fmt.Sprintf("cache %q: Config.%s", c.Name, d.field), d.value, d.shortest, longest); err != nil {
 			return err
 		}
+	}
+	if !(c.Jitter >= 0 && c.Jitter < 1) {
+		return configError(c.Name, "Jitter", c.Jitter, "must be at least 0 and less than 1: it is a share of TTL")
 	}
 	if c.NegativeTTL != 0 && c.NegativeTTL < time.Millisecond {
 		return configError(c.Name, "NegativeTTL", c.NegativeTTL, "must be 0 or at least 1ms")

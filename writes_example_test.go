@@ -1,0 +1,108 @@
+package nearcache_test
+
+import (
+	"context"
+	"fmt"
+	"log"
+	"time"
+
+	"github.com/go-nearcache/nearcache"
+)
+
+// The value decides how long it lives: what changes often is kept for a short time.
+func ExampleConfig_entry() {
+	server := startRedis()
+	defer server.Close()
+	ctx := context.Background()
+	client, users := openUsers(ctx, server, nearcache.Options{}, nearcache.Config[User]{
+		TTL: time.Hour,
+		Entry: func(_ string, u User) nearcache.EntryOptions {
+			if u.Name == "" { // not yet registered
+				return nearcache.EntryOptions{TTL: time.Minute}
+			}
+			return nearcache.EntryOptions{}
+		},
+	})
+	defer client.Close(ctx)
+
+	for _, u := range []User{{"1", ""}, {"42", "Ada"}} {
+		if err := users.Set(ctx, u.ID, u); err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(u.ID, users.Explain(ctx, u.ID).Remote.TTL > time.Minute)
+	}
+
+	// Output:
+	// 1 false
+	// 42 true
+}
+
+// Update compares and swaps: an update by another node in between is not lost.
+func ExampleCache_Update() {
+	server := startRedis()
+	defer server.Close()
+	ctx := context.Background()
+	client, users := openUsers(ctx, server, nearcache.Options{}, nearcache.Config[User]{})
+	defer client.Close(ctx)
+
+	rename := func(u User, exists bool) (User, error) {
+		if !exists {
+			return User{"42", "Ada"}, nil
+		}
+		u.Name += " Lovelace"
+		return u, nil
+	}
+	for range 2 {
+		u, err := users.Update(ctx, "42", rename)
+		fmt.Println(u.Name, err)
+	}
+
+	// Output:
+	// Ada <nil>
+	// Ada Lovelace <nil>
+}
+
+// With Store and Remove, a write goes to the database and to Redis, in the order that leaves nothing stale behind.
+func ExampleConfig_store() {
+	server := startRedis()
+	defer server.Close()
+	ctx := context.Background()
+	db := database{}
+	client, users := openUsers(ctx, server, nearcache.Options{}, nearcache.Config[User]{
+		Load:   db.User,
+		Store:  func(_ context.Context, id string, u User) error { db[id] = u; return nil },
+		Remove: func(_ context.Context, id string) error { delete(db, id); return nil },
+	})
+	defer client.Close(ctx)
+
+	if err := users.Set(ctx, "42", User{"42", "Ada"}); err != nil {
+		log.Fatal(err)
+	}
+	u, err := users.Get(ctx, "42")
+	fmt.Println(u.Name, err, len(db))
+	fmt.Println(users.Delete(ctx, "42"), len(db))
+
+	// Output:
+	// Ada <nil> 1
+	// <nil> 0
+}
+
+// Several values travel together, here with a life of their own.
+func ExampleCache_SetMany() {
+	server := startRedis()
+	defer server.Close()
+	ctx := context.Background()
+	client, users := openUsers(ctx, server, nearcache.Options{}, nearcache.Config[User]{})
+	defer client.Close(ctx)
+
+	err := users.SetMany(ctx, map[string]User{"1": {"1", "Grace"}, "42": {"42", "Ada"}}, nearcache.TTL(time.Minute))
+	fmt.Println(err)
+	found, err := users.GetMany(ctx, []string{"1", "42"})
+	fmt.Println(len(found), err)
+	fmt.Println(users.Touch(ctx, "42", nearcache.TTL(time.Hour)))
+
+	// Output:
+	// <nil>
+	// 2 <nil>
+	// <nil>
+}
