@@ -40,9 +40,11 @@ func (c *Cache[V]) resumeBatch(ctx context.Context, open []answered[V], abandone
 		})
 	}
 	var batch []answered[V]
+	// What does not decode (held) is replaced under a lease of another kind.
 	for _, m := range open {
-		// What does not decode is replaced under a lease of another kind.
-		if m.answer.state == leased || m.answer.state == held || c.flights.claim(m.hash, m.f.span) != nil {
+		if err := c.resting(m.hash); err != nil {
+			c.flights.end(m.hash, m.f, record[V]{}, err)
+		} else if m.answer.state == leased || m.answer.state == held || c.flights.claim(m.hash, m.f.span) != nil {
 			alone(m)
 		} else {
 			batch = append(batch, m)
@@ -112,6 +114,7 @@ func (c *Cache[V]) loadBatch(ctx context.Context, claimed []answered[V], alone f
 	}
 	c.storeBatch(ctx, mine, leases, items)
 	for i, m := range mine {
+		c.remember(m.key, m.hash, m.f, reply{life: noExpiry, fetched: began}, items[i].value, items[i].err)
 		c.flights.end(m.hash, m.f, items[i].value, items[i].err)
 	}
 }

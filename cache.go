@@ -23,6 +23,7 @@ type Cache[V any] struct {
 	flights flights[V]
 	wakes   wakes
 	counts  counts
+	good    *lastGood[V] // nil unless Config.FailSafe asks for one
 	nilable bool
 
 	// staleness is Options.MaxStaleness, and sampling Options.Verify, here for the path of a hit.
@@ -57,7 +58,11 @@ func New[V any](client *Client, config Config[V]) (*Cache[V], error) {
 	if client.options.withoutRedis() {
 		c.staleness = math.MaxInt64 // nothing could confirm a bound
 	}
+	if config.FailSafe.MaxAge > 0 {
+		c.good = newLastGood[V](client.local, config.Name)
+	}
 	if err := client.caches.add(c); err != nil {
+		c.good.close()
 		return nil, err
 	}
 	return c, nil
@@ -80,7 +85,7 @@ func (c *Cache[V]) Get(ctx context.Context, key string, options ...ReadOption) (
 		if c.sampling.picks(k, q.began) {
 			c.sample(key, k, found)
 		}
-		return found.value, nil
+		return c.own(found.value), nil
 	}
 	return c.miss(ctx, key, k, q, found, result)
 }
@@ -90,6 +95,14 @@ type query struct {
 	began     localcache.Instant
 	notBefore localcache.Instant
 	bounded   bool // by the caller: no policy may give it anything older
+	served    *served
+}
+
+// served is what a reader wants to know about the answer besides the value.
+type served struct {
+	stale bool
+	age   time.Duration
+	err   error
 }
 
 func (c *Cache[V]) query(options []ReadOption) query {
@@ -114,11 +127,12 @@ func (c *Cache[V]) miss(ctx context.Context, key string, k localcache.Key, q que
 	var answer V
 	var err error
 	if leader {
+		f.good = c.good.token(k)
 		c.read(ctx, f, key, k)
-		answer, err = c.wait(ctx, k, f)
+		answer, err = c.wait(ctx, k, q, f)
 	} else {
 		c.counts.coalesced.Add(1)
-		answer, err = c.follow(ctx, k, f)
+		answer, err = c.follow(ctx, k, q, f)
 	}
 	span.End(failureOf(err))
 	return answer, err
@@ -156,6 +170,9 @@ func (c *Cache[V]) lookAgain(ctx context.Context, key string, k localcache.Key, 
 				found, result = c.view.Get(k, now, now.Add(-c.client.options.StaleLimit))
 				if result == localcache.Hit && !found.absent {
 					c.counts.localStale.Add(1)
+					if q.served != nil {
+						*q.served = served{stale: true, age: now.Sub(c.client.shardOf(c.config.Prefix, key).AsOf()), err: ErrDisconnected}
+					}
 				}
 			}
 		}
@@ -165,7 +182,7 @@ func (c *Cache[V]) lookAgain(ctx context.Context, key string, k localcache.Key, 
 	}
 	switch {
 	case result == localcache.Hit && !found.absent:
-		return found.value, true, nil
+		return c.own(found.value), true, nil
 	case result == localcache.Hit:
 		c.counts.localNegative.Add(1)
 		return answer, true, ErrNotFound
@@ -184,7 +201,7 @@ func (c *Cache[V]) write(ctx context.Context, what string, keys []string, do fun
 	}
 	forget := func() {
 		for _, key := range full {
-			c.client.invalidate(key, localcache.Local)
+			c.client.overwritten(key)
 		}
 	}
 	forget()
@@ -229,6 +246,9 @@ func (c *Cache[V]) encode(key string, value V) ([]byte, error) {
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("nearcache: cache %q: encode the value of %q: %w", c.config.Name, key, err)
+	case c.config.MaxValueBytes > 0 && len(data) > c.config.MaxValueBytes:
+		c.counts.oversized.Add(1)
+		return nil, &oversizedError{key: key, bytes: len(data), limit: c.config.MaxValueBytes}
 	case len(data) > largest:
 		return nil, fmt.Errorf("%w: that of %q has %d bytes encoded, and Redis takes 512 MB", ErrInvalidValue, key, len(data))
 	case isReserved(data):
@@ -269,7 +289,7 @@ func (c *Cache[V]) keep(key string, k localcache.Key, token localcache.Token, r 
 	if r.life != noExpiry {
 		life = min(life, r.life)
 	}
-	if life > 0 {
+	if life > 0 && (c.config.MaxValueBytes == 0 || len(r.data) <= c.config.MaxValueBytes) {
 		c.view.Fill(k, token, value, r.fetched.Add(life), int64(len(r.data)))
 		if c.client.options.SettleFills {
 			c.client.local.Wait()

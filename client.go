@@ -219,6 +219,14 @@ func (c *Client) invalidate(key string, cause localcache.Cause) {
 	}
 }
 
+// overwritten makes this node forget a key that it writes itself, with whatever FailSafe remembers of it.
+func (c *Client) overwritten(key string) {
+	for _, cache := range c.caches.all() {
+		cache.invalidate(key, localcache.Local)
+		cache.forgetGood(key)
+	}
+}
+
 // linkHandler is the client as its link sees it. Its methods run on the goroutine that reads the link: none blocks.
 type linkHandler Client
 
@@ -265,6 +273,7 @@ func (h *linkHandler) Confirm(asOf time.Time) { h.shard.Confirm(localcache.At(as
 // registered is a typed cache as the client sees it.
 type registered interface {
 	invalidate(key string, cause localcache.Cause) // key as Redis knows it
+	forgetGood(key string)                         // key as Redis knows it
 	wakeAll()
 	describe() (name, prefix string)
 	stats() CacheStats

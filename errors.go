@@ -78,3 +78,15 @@ func (e *KeyError) Error() string { return fmt.Sprintf("nearcache: key %.100q: %
 
 // Unwrap returns the failure without its key.
 func (e *KeyError) Unwrap() error { return e.Err }
+
+// oversizedError is the ErrInvalidValue of a value longer than Config.MaxValueBytes.
+type oversizedError struct {
+	key          string
+	bytes, limit int
+}
+
+func (e *oversizedError) Error() string {
+	return fmt.Sprintf("%v: that of %q has %d bytes encoded, and Config.MaxValueBytes is %d", ErrInvalidValue, e.key, e.bytes, e.limit)
+}
+
+func (e *oversizedError) Unwrap() error { return ErrInvalidValue }

@@ -19,6 +19,8 @@ type flight[V any] struct {
 	began localcache.Instant
 	span  trace.SpanContext // of the read that leads it
 
+	good localcache.Token // for FailSafe; for whoever leads this one
+
 	joined bool // the load of another flight; for whoever leads this one
 
 	// What follows is guarded by the lock of the part, until ended is set; then value and err stay as they are.
@@ -149,22 +151,38 @@ func (fs *flights[V]) loading(k localcache.Key) *running {
 }
 
 // wait returns the result of a flight, or the end of the caller's own context.
-func (c *Cache[V]) wait(ctx context.Context, k localcache.Key, f *flight[V]) (V, error) {
+func (c *Cache[V]) wait(ctx context.Context, k localcache.Key, q query, f *flight[V]) (V, error) {
+	var none V
 	if done := c.flights.done(k, f); done != nil {
-		select {
-		case <-done:
-		case <-ctx.Done():
-			var none V
-			return none, context.Cause(ctx)
+		soft, stop := c.softTimeout(k, q)
+		defer stop()
+		for waiting := true; waiting; {
+			select {
+			case <-done:
+				waiting = false
+			case <-soft:
+				if value, ok := c.fallBack(k, q, errSlowLoad); ok {
+					return value, nil
+				}
+				soft = nil
+			case <-ctx.Done():
+				return none, context.Cause(ctx)
+			}
 		}
 	}
-	return f.value.value, f.err
+	if f.err != nil {
+		if value, ok := c.fallBack(k, q, f.err); ok {
+			return value, nil
+		}
+		return none, f.err
+	}
+	return c.own(f.value.value), nil
 }
 
 // follow is wait for a flight that another read leads.
-func (c *Cache[V]) follow(ctx context.Context, k localcache.Key, f *flight[V]) (V, error) {
+func (c *Cache[V]) follow(ctx context.Context, k localcache.Key, q query, f *flight[V]) (V, error) {
 	ctx, span := c.client.telemetry.StartFollow(ctx, c.config.Name, telemetry.ScopeProcess, f.span)
-	value, err := c.wait(ctx, k, f)
+	value, err := c.wait(ctx, k, q, f)
 	span.End(failureOf(err))
 	return value, err
 }

@@ -38,7 +38,7 @@ func (c *Cache[V]) GetMany(ctx context.Context, keys []string, options ...ReadOp
 			if c.sampling.picks(k, q.began) {
 				c.sample(key, k, found)
 			}
-			items[key] = found.value
+			items[key] = c.own(found.value)
 			continue
 		}
 		answer, done, err := c.lookAgain(ctx, key, k, q, found, result)
@@ -49,6 +49,7 @@ func (c *Cache[V]) GetMany(ctx context.Context, keys []string, options ...ReadOp
 			}
 			f, leader := c.flights.join(c.view, c.client.shardOf(c.config.Prefix, key), k, q.notBefore, span.SpanContext())
 			if leader {
+				f.good = c.good.token(k)
 				mine = append(mine, missed[V]{key, k, f})
 			} else {
 				// A key that is given twice comes here the second time, and waits for the first.
@@ -68,7 +69,7 @@ func (c *Cache[V]) GetMany(ctx context.Context, keys []string, options ...ReadOp
 	var failed error // the first of what was missing
 	wait := func(ctx context.Context, missed []missed[V]) {
 		for _, m := range missed {
-			value, err := c.wait(ctx, m.hash, m.f)
+			value, err := c.wait(ctx, m.hash, q, m.f)
 			switch {
 			case err == nil:
 				items[m.key] = value
@@ -160,7 +161,7 @@ func (c *Cache[V]) keepMany(ctx context.Context, settled []answered[V]) {
 	var full []string
 	var answers []reply
 	for _, s := range settled {
-		if (s.answer.state == held || s.answer.state == negative) && s.f.token.Live() {
+		if (s.answer.state == held || s.answer.state == negative) && (s.f.token.Live() || c.good != nil) {
 			kept = append(kept, s)
 			full = append(full, c.config.Prefix+s.key)
 			answers = append(answers, s.answer)
@@ -172,6 +173,7 @@ func (c *Cache[V]) keepMany(ctx context.Context, settled []answered[V]) {
 	for i, s := range kept {
 		if s.f.err == nil || s.f.value.absent {
 			c.keep(s.key, s.hash, s.f.token, answers[i], s.f.value)
+			c.remember(s.key, s.hash, s.f, answers[i], s.f.value, s.f.err)
 		}
 	}
 }

@@ -61,7 +61,9 @@ func (c *Cache[V]) settle(ctx context.Context, f *flight[V], k localcache.Key, f
 	value, settled, err := c.outcome(ctx, full, answer)
 	if settled {
 		if err == nil || value.absent {
-			c.keep(strings.TrimPrefix(full, c.config.Prefix), k, f.token, answer, value)
+			key := strings.TrimPrefix(full, c.config.Prefix)
+			c.keep(key, k, f.token, answer, value)
+			c.remember(key, k, f, answer, value, err)
 		}
 		c.flights.end(k, f, value, err)
 	}
@@ -108,6 +110,10 @@ func (c *Cache[V]) unavailableError(err error) error {
 func (c *Cache[V]) load(ctx context.Context, f *flight[V], key string, k localcache.Key, answer reply) {
 	full := c.config.Prefix + key
 	for {
+		if err := c.resting(k); err != nil {
+			c.flights.end(k, f, record[V]{}, err)
+			return
+		}
 		if err := context.Cause(ctx); err != nil {
 			c.flights.end(k, f, record[V]{}, err)
 			return
@@ -158,7 +164,9 @@ func (c *Cache[V]) loadClaimed(ctx context.Context, f *flight[V], key string, k 
 	// The source still serves; what it says is stored nowhere, since nothing would tell when it changes. For the same reason readers
 	// who come from now on get a flight of their own: who changes the source deletes a key that is not there, and no push follows.
 	c.view.Invalidate(k, localcache.Local)
+	began := localcache.Now()
 	value, err := c.callLoader(ctx, key)
+	c.remember(key, k, f, reply{life: noExpiry, fetched: began}, value, err)
 	c.flights.end(k, f, value, err)
 	return true
 }
@@ -178,6 +186,7 @@ func (c *Cache[V]) leaseLife() time.Duration {
 
 // loadLeased loads under a lease that it holds, stores the result if the lease still stands, and ends the lease in any case.
 func (c *Cache[V]) loadLeased(ctx context.Context, f *flight[V], key string, k localcache.Key, lease string) {
+	began := localcache.Now()
 	value, err := c.callLoader(ctx, key)
 	full := c.config.Prefix + key
 	data, ttl, err := c.storable(key, value, err)
@@ -192,6 +201,7 @@ func (c *Cache[V]) loadLeased(ctx context.Context, f *flight[V], key string, k l
 	if storeErr != nil || !stored {
 		c.counts.unstored.Add(1)
 	}
+	c.remember(key, k, f, reply{data: data, life: noExpiry, fetched: began}, value, err)
 	c.flights.end(k, f, value, err)
 }
 
@@ -199,7 +209,11 @@ func (c *Cache[V]) loadLeased(ctx context.Context, f *flight[V], key string, k l
 func (c *Cache[V]) storable(key string, value record[V], loaded error) (data []byte, ttl time.Duration, err error) {
 	switch {
 	case loaded == nil:
-		return c.encodeFor(key, value.value, 0)
+		data, ttl, err = c.encodeFor(key, value.value, 0)
+		if _, tooLarge := errors.AsType[*oversizedError](err); tooLarge {
+			return nil, 0, nil // for those who wait for it, and kept nowhere
+		}
+		return data, ttl, err
 	case value.absent && c.config.NegativeTTL > 0:
 		return []byte(absentMarker), c.jittered(c.config.NegativeTTL), loaded
 	}
@@ -218,10 +232,15 @@ func (c *Cache[V]) endLocal(f *flight[V], key string, k localcache.Key, began lo
 	if err == nil {
 		// Encoded only to know its size; and what Redis would refuse is refused here, so that a test without Redis shows it.
 		answer.data, err = c.encode(key, value.value)
+		if _, tooLarge := errors.AsType[*oversizedError](err); tooLarge {
+			c.flights.end(k, f, value, nil)
+			return
+		}
 	}
 	if err == nil || value.absent {
 		c.keep(key, k, f.token, answer, value)
 	}
+	c.remember(key, k, f, answer, value, err)
 	c.flights.end(k, f, value, err)
 }
 

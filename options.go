@@ -244,6 +244,17 @@ type Config[V any] struct {
 	// must take an item that is not there for success. Context and panics are as for Store. Default nil.
 	Remove func(ctx context.Context, key string) error
 
+	// FailSafe goes on serving the last good value when a load fails or is slow. Default: off.
+	FailSafe FailSafe
+
+	// Clone copies a value, deeply enough that a reader may change what Get, GetItem and GetMany return to it. It runs on every read, hits
+	// included. Default nil: all readers of a node share one value, and none may change what it points to.
+	Clone func(V) V
+
+	// MaxValueBytes bounds the encoded value. A longer one is refused by Set, SetMany and Update with ErrInvalidValue; loaded, it goes to those
+	// who wait for it and is kept nowhere; found in Redis, it is not kept in L1. Default 0: the 512 MB of Redis.
+	MaxValueBytes int
+
 	// TTL is how long a value lives in Redis after Set or a load. Default 10 minutes; from 1 ms to 10 years.
 	TTL time.Duration
 
@@ -305,6 +316,12 @@ func (c Config[V]) validate(client Options) error {
 		if err := checkRange(fmt.Sprintf("cache %q: Config.%s", c.Name, d.field), d.value, d.shortest, longest); err != nil {
 			return err
 		}
+	}
+	if c.MaxValueBytes < 0 || c.MaxValueBytes > largest {
+		return configError(c.Name, "MaxValueBytes", c.MaxValueBytes, "must be from 0 to 512 MB")
+	}
+	if err := c.FailSafe.validate(c.Name, client, c.LoadTimeout); err != nil {
+		return err
 	}
 	if !(c.Jitter >= 0 && c.Jitter < 1) {
 		return configError(c.Name, "Jitter", c.Jitter, "must be at least 0 and less than 1: it is a share of TTL")

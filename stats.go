@@ -38,6 +38,8 @@ type CacheStats struct {
 	LoadsUnasked  uint64 `json:"loads_unasked"`  // values that LoadMany returned for keys that it was not asked for
 	Unstored      uint64 `json:"unstored"`       // loaded, and not stored because the key was written meanwhile or Redis did not answer
 	Undecodable   uint64 `json:"undecodable"`    // values in Redis that the codec did not take
+	Oversized     uint64 `json:"oversized"`      // values longer than Config.MaxValueBytes, which were not stored
+	FailSafe      uint64 `json:"fail_safe"`      // reads that Config.FailSafe answered with the last good value
 
 	Verify VerifyStats `json:"verify"` // what Options.Verify found
 }
@@ -63,6 +65,7 @@ type counts struct {
 	loads, loadNegatives, loadErrors      atomic.Uint64
 	loadsUnasked                          atomic.Uint64
 	unstored, undecodable                 atomic.Uint64
+	oversized, failSafe                   atomic.Uint64
 
 	undecodableLog oncePerSecond
 	verify         verifyCounts
@@ -99,6 +102,8 @@ func (c *Cache[V]) stats() CacheStats {
 		LoadsUnasked:    n.loadsUnasked.Load(),
 		Unstored:        n.unstored.Load(),
 		Undecodable:     n.undecodable.Load(),
+		Oversized:       n.oversized.Load(),
+		FailSafe:        n.failSafe.Load(),
 		Verify:          n.verify.stats(),
 	}
 }

@@ -363,6 +363,8 @@ func (r *rueidisClient) invalidate(full string, cause localcache.Cause) {
 
 func (r *rueidisClient) wakeAll() {}
 
+func (r *rueidisClient) forgetGood(string) {}
+
 func (r *rueidisClient) describe() (name, prefix string) { return rueidisName, "" }
 
 func (r *rueidisClient) stats() CacheStats {

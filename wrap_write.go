@@ -7,8 +7,6 @@ import (
 	"sync"
 
 	"github.com/redis/rueidis"
-
-	"github.com/go-nearcache/nearcache/localcache"
 )
 
 // writeThrough is a rueidis.Client that makes L1 forget what is written through it, before it is sent and again when it is answered: the
@@ -70,7 +68,7 @@ func (w writeThrough) forget(t touched) {
 		w.client.forgetAll(&w.client.flushes.manual)
 	}
 	for _, key := range t.keys {
-		w.client.invalidate(key, localcache.Local)
+		w.client.overwritten(key)
 	}
 }
 

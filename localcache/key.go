@@ -1,5 +1,7 @@
 package localcache
 
+import "math/bits"
+
 // Key is the 128-bit hash of a user's key under the seeds of one [View]; see [View.Key]. Keys are comparable and can be
 // kept and reused, but mean nothing to another view or another process.
 //
@@ -12,3 +14,7 @@ type Key struct {
 
 // Part picks one of n parts for the key, n a power of two: for tables of the caller's own that are split to spread their locks.
 func (k Key) Part(n int) int { return k.cell(n) }
+
+// Twin returns the key under which a second view can hold something for the same user's key without hashing that again. The two do not
+// collide.
+func (k Key) Twin() Key { return Key{hi: bits.RotateLeft64(k.hi, 32), lo: ^k.lo} }

@@ -2,6 +2,7 @@ package nearcache_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log"
 	"time"
@@ -105,4 +106,40 @@ func ExampleCache_SetMany() {
 	// <nil>
 	// 2 <nil>
 	// <nil>
+}
+
+// When the database is away, the last good value is better than none, and the caller can tell.
+func ExampleConfig_failSafe() {
+	server := startRedis()
+	defer server.Close()
+	ctx := context.Background()
+	broken := false
+	client, users := openUsers(ctx, server, nearcache.Options{SettleFills: true}, nearcache.Config[User]{
+		FailSafe: nearcache.FailSafe{MaxAge: time.Hour},
+		Load: func(context.Context, string) (User, error) {
+			if broken {
+				return User{}, errors.New("no connection to the database")
+			}
+			return User{"42", "Ada"}, nil
+		},
+	})
+	defer client.Close(ctx)
+
+	u, err := users.GetItem(ctx, "42")
+	fmt.Println(u.Value.Name, u.Stale, err)
+
+	broken = true
+	server.Command(ctx, "DEL", "user:42")
+	if err := client.Fence(ctx); err != nil {
+		log.Fatal(err)
+	}
+	u, err = users.GetItem(ctx, "42")
+	fmt.Println(u.Value.Name, u.Stale, u.Reason, err)
+	_, err = users.Get(ctx, "42", nearcache.Fresh())
+	fmt.Println(err)
+
+	// Output:
+	// Ada false <nil>
+	// Ada true no connection to the database <nil>
+	// no connection to the database
 }
