@@ -13,7 +13,7 @@ import (
 	"github.com/go-nearcache/nearcache/broadcast"
 	"github.com/go-nearcache/nearcache/broadcast/broadcasttest"
 	"github.com/go-nearcache/nearcache/broadcast/rabbitmq"
-	"github.com/go-nearcache/nearcache/broadcast/rabbitmq/internal/rabbittest"
+	"github.com/go-nearcache/nearcache/internal/rabbittest"
 )
 
 func fanoutFault(t *testing.T, name string, cause func(broadcasttest.Fault)) broadcasttest.Outcome {

@@ -11,7 +11,7 @@ import (
 	"github.com/go-nearcache/nearcache/broadcast"
 	"github.com/go-nearcache/nearcache/broadcast/broadcasttest"
 	"github.com/go-nearcache/nearcache/broadcast/rabbitmq"
-	"github.com/go-nearcache/nearcache/broadcast/rabbitmq/internal/rabbittest"
+	"github.com/go-nearcache/nearcache/internal/rabbittest"
 )
 
 // harness runs the suite on the real broker. Each node reaches it through a proxy of its own, which causes the faults of the

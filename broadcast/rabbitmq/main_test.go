@@ -9,7 +9,7 @@ import (
 
 	"go.uber.org/goleak"
 
-	"github.com/go-nearcache/nearcache/broadcast/rabbitmq/internal/rabbittest"
+	"github.com/go-nearcache/nearcache/internal/rabbittest"
 )
 
 // broker returns the broker that all tests share: starting one takes seconds, so only a test that needs it does, which

@@ -6,6 +6,12 @@ replace github.com/go-nearcache/nearcache => ../..
 
 replace github.com/go-nearcache/nearcache/examples => ..
 
+replace (
+	github.com/go-nearcache/nearcache/broadcast/gossip => ../../broadcast/gossip
+	github.com/go-nearcache/nearcache/broadcast/kafka => ../../broadcast/kafka
+	github.com/go-nearcache/nearcache/broadcast/rabbitmq => ../../broadcast/rabbitmq
+)
+
 require (
 	github.com/go-nearcache/nearcache v0.0.0
 	github.com/go-nearcache/nearcache/examples v0.0.0
@@ -74,7 +80,7 @@ require (
 	github.com/grpc-ecosystem/grpc-gateway/v2 v2.32.0 // indirect
 	github.com/jpillora/backoff v1.0.0 // indirect
 	github.com/json-iterator/go v1.1.12 // indirect
-	github.com/klauspost/compress v1.20.1 // indirect
+	github.com/klauspost/compress v1.20.3 // indirect
 	github.com/kylelemons/godebug v1.1.0 // indirect
 	github.com/modern-go/concurrent v0.0.0-20180306012644-bacd9c7ef1dd // indirect
 	github.com/modern-go/reflect2 v1.0.3-0.20250322232337-35a7c28c31ee // indirect

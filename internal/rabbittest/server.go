@@ -10,8 +10,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	amqp "github.com/rabbitmq/amqp091-go"
 )
 
 const (
@@ -168,9 +166,9 @@ func (s *Server) awaitReady(ctx context.Context) error {
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
 	for {
-		conn, err := amqp.DialConfig(s.URL(), amqp.Config{Dial: amqp.DefaultDial(time.Second)})
+		err := s.greet(ctx)
 		if err == nil {
-			return conn.Close()
+			return nil
 		}
 		select {
 		case <-tick.C:
@@ -180,6 +178,25 @@ func (s *Server) awaitReady(ctx context.Context) error {
 			return fmt.Errorf("rabbittest: the broker takes no connection: %w: %w", context.Cause(ctx), err)
 		}
 	}
+}
+
+// greet begins a connection and waits for the broker to answer, which it does only when everything else runs.
+func (s *Server) greet(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	var dialer net.Dialer
+	conn, err := dialer.DialContext(ctx, "tcp", s.Addr())
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	deadline, _ := ctx.Deadline()
+	_ = conn.SetDeadline(deadline) // fails only on a closed connection, as what follows then does
+	if _, err := conn.Write([]byte("AMQP\x00\x00\x09\x01")); err != nil {
+		return err
+	}
+	_, err = conn.Read(make([]byte, 1))
+	return err
 }
 
 // Addr is where the broker listens.
