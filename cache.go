@@ -24,6 +24,7 @@ type Cache[V any] struct {
 	wakes   wakes
 	counts  counts
 	good    *lastGood[V] // nil unless Config.FailSafe asks for one
+	ahead   refreshes
 	nilable bool
 
 	// staleness is Options.MaxStaleness, and sampling Options.Verify, here for the path of a hit.
@@ -33,8 +34,9 @@ type Cache[V any] struct {
 
 // record is what L1 holds: a value, or that there is none.
 type record[V any] struct {
-	value  V
-	absent bool
+	value     V
+	absent    bool
+	refreshAt localcache.Instant // with Config.RefreshAhead: a hit from then on starts a load; 0: none does
 }
 
 // New makes a cache on a client. It returns an error that names the field, the value and the rule if the config is not valid, and if another
@@ -84,6 +86,9 @@ func (c *Cache[V]) Get(ctx context.Context, key string, options ...ReadOption) (
 	if result == localcache.Hit && !found.absent {
 		if c.sampling.picks(k, q.began) {
 			c.sample(key, k, found)
+		}
+		if found.refreshAt != 0 && q.began >= found.refreshAt {
+			c.refresh(ctx, key, k)
 		}
 		return c.own(found.value), nil
 	}
@@ -285,6 +290,7 @@ func (c *Cache[V]) keep(key string, k localcache.Key, token localcache.Token, r 
 		if entry.TTL > 0 {
 			life = min(life, entry.TTL)
 		}
+		value.refreshAt = c.refreshAt(entry, r)
 	}
 	if r.life != noExpiry {
 		life = min(life, r.life)

@@ -80,6 +80,9 @@ func (c *Cache[V]) GetItem(ctx context.Context, key string, options ...ReadOptio
 		if c.sampling.picks(k, q.began) {
 			c.sample(key, k, found)
 		}
+		if found.refreshAt != 0 && q.began >= found.refreshAt {
+			c.refresh(ctx, key, k)
+		}
 		return Item[V]{Value: c.own(found.value)}, nil
 	}
 	var how served

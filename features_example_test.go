@@ -143,3 +143,34 @@ func ExampleConfig_failSafe() {
 	// Ada true no connection to the database <nil>
 	// no connection to the database
 }
+
+// An item that is read all the time is loaded anew before its end, by one node, and no reader waits for it.
+func ExampleConfig_refreshAhead() {
+	server := startRedis()
+	defer server.Close()
+	ctx := context.Background()
+	client, users := openUsers(ctx, server, nearcache.Options{SettleFills: true}, nearcache.Config[User]{
+		TTL:          10 * time.Minute,
+		RefreshAhead: 0.2, // in the last two minutes
+		Load:         func(context.Context, string) (User, error) { return User{"42", "Ada Lovelace"}, nil },
+	})
+	defer client.Close(ctx)
+
+	server.Command(ctx, "SET", "user:42", `{"id":"42","name":"Ada"}`, "EX", "60") // a minute is left
+	if err := client.Fence(ctx); err != nil {
+		log.Fatal(err)
+	}
+	for {
+		u, err := users.Get(ctx, "42")
+		if err != nil {
+			log.Fatal(err)
+		}
+		if u.Name == "Ada Lovelace" {
+			break
+		}
+	}
+	fmt.Println(client.Stats().Caches["users"].Loads)
+
+	// Output:
+	// 1
+}

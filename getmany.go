@@ -38,6 +38,9 @@ func (c *Cache[V]) GetMany(ctx context.Context, keys []string, options ...ReadOp
 			if c.sampling.picks(k, q.began) {
 				c.sample(key, k, found)
 			}
+			if found.refreshAt != 0 && q.began >= found.refreshAt {
+				c.refresh(ctx, key, k)
+			}
 			items[key] = c.own(found.value)
 			continue
 		}

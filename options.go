@@ -244,6 +244,12 @@ type Config[V any] struct {
 	// must take an item that is not there for success. Context and panics are as for Store. Default nil.
 	Remove func(ctx context.Context, key string) error
 
+	// RefreshAhead loads an item anew, in the background, when it is read and less than this share of its TTL is left, so that what is read
+	// all the time is never waited for: with 0.2 and a TTL of 10 minutes, in the last 2. One node of the fleet does it for all; the others
+	// go on with the value that they have, which is as coherent as before. The result is stored only if nobody has written the key meanwhile. It
+	// costs loads of items that nobody might have read again. Default 0: not at all; less than 1.
+	RefreshAhead float64
+
 	// FailSafe goes on serving the last good value when a load fails or is slow. Default: off.
 	FailSafe FailSafe
 
@@ -316,6 +322,14 @@ func (c Config[V]) validate(client Options) error {
 		if err := checkRange(fmt.Sprintf("cache %q: Config.%s", c.Name, d.field), d.value, d.shortest, longest); err != nil {
 			return err
 		}
+	}
+	switch {
+	case !(c.RefreshAhead >= 0 && c.RefreshAhead < 1):
+		return configError(c.Name, "RefreshAhead", c.RefreshAhead, "must be at least 0 and less than 1: it is a share of TTL")
+	case c.RefreshAhead > 0 && c.Load == nil && c.LoadMany == nil:
+		return configError(c.Name, "RefreshAhead", c.RefreshAhead, "needs Config.Load or LoadMany, which are nil: nothing else has newer values")
+	case c.RefreshAhead > 0 && client.withoutRedis():
+		return configError(c.Name, "RefreshAhead", c.RefreshAhead, "needs Redis, which Options.Bus replaces: it elects the node that loads")
 	}
 	if c.MaxValueBytes < 0 || c.MaxValueBytes > largest {
 		return configError(c.Name, "MaxValueBytes", c.MaxValueBytes, "must be from 0 to 512 MB")

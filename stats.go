@@ -36,6 +36,7 @@ type CacheStats struct {
 	LoadNegatives uint64 `json:"load_negatives"` // those that do not exist
 	LoadErrors    uint64 `json:"load_errors"`    // those that failed otherwise
 	LoadsUnasked  uint64 `json:"loads_unasked"`  // values that LoadMany returned for keys that it was not asked for
+	Refreshes     uint64 `json:"refreshes"`      // loads that Config.RefreshAhead started
 	Unstored      uint64 `json:"unstored"`       // loaded, and not stored because the key was written meanwhile or Redis did not answer
 	Undecodable   uint64 `json:"undecodable"`    // values in Redis that the codec did not take
 	Oversized     uint64 `json:"oversized"`      // values longer than Config.MaxValueBytes, which were not stored
@@ -65,7 +66,7 @@ type counts struct {
 	loads, loadNegatives, loadErrors      atomic.Uint64
 	loadsUnasked                          atomic.Uint64
 	unstored, undecodable                 atomic.Uint64
-	oversized, failSafe                   atomic.Uint64
+	oversized, failSafe, refreshes        atomic.Uint64
 
 	undecodableLog oncePerSecond
 	verify         verifyCounts
@@ -100,6 +101,7 @@ func (c *Cache[V]) stats() CacheStats {
 		LoadNegatives:   n.loadNegatives.Load(),
 		LoadErrors:      n.loadErrors.Load(),
 		LoadsUnasked:    n.loadsUnasked.Load(),
+		Refreshes:       n.refreshes.Load(),
 		Unstored:        n.unstored.Load(),
 		Undecodable:     n.undecodable.Load(),
 		Oversized:       n.oversized.Load(),
