@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"sync"
@@ -248,25 +249,22 @@ type lease struct {
 	err         error
 }
 
-// acquireMany is acquire for several keys, in one round trip a shard.
+// acquireMany is acquire for several keys, all different, in one round trip a shard.
 func (r *remote) acquireMany(ctx context.Context, leases []lease, life time.Duration) {
-	if len(leases) == 0 {
-		return
+	byKey := make(map[string]*lease, len(leases))
+	for i := range leases {
+		byKey[leases[i].key] = &leases[i]
 	}
-	_ = r.once(ctx, "PIPELINE SET", len(leases), func(ctx context.Context) error {
-		commands := make(rueidis.Commands, len(leases))
-		for i, l := range leases {
-			commands[i] = r.redis.B().Set().Key(l.key).Value(l.marker).Nx().Px(life).Build()
+	eachKey(ctx, r, "PIPELINE SET", byKey, func(redis rueidis.Client, l *lease) rueidis.Completed {
+		return redis.B().Set().Key(l.key).Value(l.marker).Nx().Px(life).Build()
+	}, func(l *lease, result rueidis.RedisResult, err error) {
+		if err == nil {
+			err = result.Error()
 		}
-		return eachResult(r.redis.DoMulti(ctx, commands...), func(i int, result rueidis.RedisResult) error {
-			err := result.Error()
-			leases[i].acquired = err == nil
-			if err != nil && !rueidis.IsRedisNil(err) {
-				leases[i].err = err
-				return err
-			}
-			return nil
-		})
+		l.acquired = err == nil
+		if !rueidis.IsRedisNil(err) {
+			l.err = err
+		}
 	})
 }
 
@@ -279,36 +277,46 @@ type replacement struct {
 	err           error
 }
 
-// replaceTextScript is replaceScript sent in full: one round trip, whatever the server knows.
-var replaceTextScript = rueidis.NewLuaScriptNoSha(replaceSource)
-
-// replaceMany is replace for several keys, in one round trip a shard.
+// replaceMany is replace for several keys, all different, in one round trip a shard. It sends the script in full, whatever the server knows.
 func (r *remote) replaceMany(ctx context.Context, replacements []replacement) {
-	if len(replacements) == 0 {
-		return
+	byKey := make(map[string]*replacement, len(replacements))
+	for i := range replacements {
+		byKey[replacements[i].key] = &replacements[i]
 	}
-	calls := make([]rueidis.LuaExec, len(replacements))
-	for i, p := range replacements {
-		calls[i] = rueidis.LuaExec{
-			Keys: []string{p.key},
-			Args: []string{p.expected, rueidis.BinaryString(p.data), strconv.FormatInt(replaceMilliseconds(p.ttl), 10)},
+	eachKey(ctx, r, "PIPELINE EVAL", byKey, func(redis rueidis.Client, p *replacement) rueidis.Completed {
+		return redis.B().Eval().Script(replaceSource).Numkeys(1).Key(p.key).
+			Arg(p.expected, rueidis.BinaryString(p.data), strconv.FormatInt(replaceMilliseconds(p.ttl), 10)).Build()
+	}, func(p *replacement, result rueidis.RedisResult, err error) {
+		var n int64
+		if err == nil {
+			n, err = result.AsInt64()
 		}
-	}
-	_ = r.once(ctx, "PIPELINE EVAL", len(replacements), func(ctx context.Context) error {
-		return eachResult(replaceTextScript.ExecMulti(ctx, r.redis, calls...), func(i int, result rueidis.RedisResult) error {
-			n, err := result.AsInt64()
-			replacements[i].replaced, replacements[i].err = n == 1, err
-			return err
-		})
+		p.replaced, p.err = n == 1, err
 	})
 }
 
-// eachResult looks at every result, and returns the first error, one of the network before all others.
-func eachResult(results []rueidis.RedisResult, look func(int, rueidis.RedisResult) error) (first error) {
-	for i, result := range results {
-		if err := look(i, result); err != nil && (first == nil || isNetworkError(err) && !isNetworkError(first)) {
-			first = err
-		}
+// eachKey sends one command for each key, in one round trip a shard, and hands over what became of it.
+func eachKey[T any](ctx context.Context, r *remote, operation string, byKey map[string]*T,
+	command func(rueidis.Client, *T) rueidis.Completed, done func(*T, rueidis.RedisResult, error)) {
+	if len(byKey) == 0 {
+		return
 	}
-	return first
+	keys := slices.Collect(maps.Keys(byKey))
+	_ = r.split(keys, func(s *server, mine []int) error {
+		part := make([]string, len(mine))
+		for n, i := range mine {
+			part[n] = keys[i]
+		}
+		results, _, err := r.each(ctx, s, operation, part, func(redis rueidis.Client, key string) rueidis.Completed {
+			return command(redis, byKey[key])
+		})
+		for n, key := range part {
+			var result rueidis.RedisResult
+			if err == nil {
+				result = results[n]
+			}
+			done(byKey[key], result, err)
+		}
+		return err
+	})
 }

@@ -31,7 +31,7 @@ const announcementBytes = 64 << 10
 // busLink keeps L1 coherent by messages between the nodes, for a client that has no Redis. It is to the client what a tracker is otherwise,
 // but for one thing: no server can say that nothing is on its way, so there is no fence.
 type busLink struct {
-	client       *Client
+	server       *server
 	bus          *broadcast.Bus
 	subscription *broadcast.Subscription
 
@@ -39,8 +39,8 @@ type busLink struct {
 	status tracking.Status
 }
 
-func openBusLink(ctx context.Context, client *Client, bus *broadcast.Bus) (*busLink, error) {
-	l := &busLink{client: client, bus: bus}
+func openBusLink(ctx context.Context, server *server, bus *broadcast.Bus) (*busLink, error) {
+	l := &busLink{server: server, bus: bus}
 	l.status.Server.Address = bus.Capabilities().System
 	// Live first: what comes before Subscribe returns may already be told by a gap.
 	l.live()
@@ -58,16 +58,16 @@ func (l *busLink) message(_ context.Context, m broadcast.Message) error {
 		case announcementKeys:
 			if keys, err := decodeKeys(m.Payload); err == nil {
 				for _, key := range keys {
-					l.client.invalidate(key, localcache.Broadcast)
+					l.server.client.invalidate(key, localcache.Broadcast)
 				}
 				return nil
 			}
 		case announcementEverything:
-			l.client.forgetAll(&l.client.flushes.manual)
+			l.server.client.forgetAll(&l.server.client.flushes.manual)
 			return nil
 		}
 	}
-	l.client.forgetAll(&l.client.flushes.gap) // it may have been anything
+	l.server.client.forgetAll(&l.server.client.flushes.gap) // it may have been anything
 	return nil
 }
 
@@ -78,13 +78,13 @@ func (l *busLink) gap(_ context.Context, gap broadcast.Gap) {
 	case !l.Status().Live:
 		l.live()
 	case gap.MustFlush():
-		(*linkHandler)(l.client).flush(&l.client.flushes.gap)
+		(*linkHandler)(l.server).flush(&l.server.client.flushes.gap)
 	}
 }
 
 func (l *busLink) live() {
 	now := time.Now()
-	(*linkHandler)(l.client).Live(now)
+	(*linkHandler)(l.server).Live(now)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.status.Live, l.status.Since, l.status.AsOf = true, now, now
@@ -93,7 +93,7 @@ func (l *busLink) live() {
 }
 
 func (l *busLink) lost(err error) {
-	(*linkHandler)(l.client).Lost(err)
+	(*linkHandler)(l.server).Lost(err)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.status.Live, l.status.Since, l.status.LastError = false, time.Now(), err

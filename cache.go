@@ -278,6 +278,9 @@ func (c *Cache[V]) decode(ctx context.Context, full string, data []byte) (V, err
 
 // keep stores what was fetched in L1, if nothing has changed since the token was taken.
 func (c *Cache[V]) keep(key string, k localcache.Key, token localcache.Token, r reply, value record[V]) {
+	if !token.Of(r.shard) {
+		return // the server that answered is not the one whose link would tell of a change
+	}
 	life := c.config.LocalTTL
 	if value.absent {
 		life = min(life, c.config.NegativeTTL)

@@ -21,8 +21,9 @@ const canaryLife = time.Minute
 // A canary writes a key over a data connection, again and again, and waits for its push on the link: see Options.Canary.
 type canary struct {
 	client   *Client
+	server   *server
 	tracker  *tracking.Tracker
-	key      string
+	key      atomic.Pointer[string] // what is written; in a cluster it follows the slots of the server
 	interval time.Duration
 	patience time.Duration
 	live     chan struct{} // holds a token when the link has become live
@@ -32,15 +33,37 @@ type canary struct {
 	reported string // the failure to write that was logged last
 }
 
-func newCanary(client *Client) *canary {
-	return &canary{
-		client:   client,
-		key:      client.options.Prefixes[0] + "nearcache:canary:" + rand.Text(),
-		interval: client.options.Canary,
-		patience: client.options.MaxStaleness,
+func newCanary(s *server) *canary {
+	c := &canary{
+		client:   s.client,
+		server:   s,
+		interval: s.client.options.Canary,
+		patience: s.client.options.MaxStaleness,
 		live:     make(chan struct{}, 1),
 	}
+	key := s.client.options.Prefixes[0] + "nearcache:canary:" + rand.Text()
+	c.key.Store(&key)
+	return c
 }
+
+// perch makes the key one that the server owns; false if there seems to be none under the prefix.
+func (c *canary) perch() bool {
+	owns := c.server.owns.Load()
+	if owns == nil || owns.has(tracking.Slot(*c.key.Load())) {
+		return true
+	}
+	for range canaryPerches {
+		key := c.client.options.Prefixes[0] + "nearcache:canary:" + rand.Text()
+		if owns.has(tracking.Slot(key)) {
+			c.key.Store(&key)
+			return true
+		}
+	}
+	return false
+}
+
+// canaryPerches is enough to find a key of a server that owns one in a thousand slots.
+const canaryPerches = 20_000
 
 // A trial is one write and the wait for its push.
 type trial struct {
@@ -59,7 +82,7 @@ func (t *trial) end(lag time.Duration) {
 
 // pushed takes note of a push on the goroutine that reads the link, and reports whether it was the canary's own.
 func (c *canary) pushed(key string) bool {
-	if c == nil || key != c.key {
+	if c == nil || key != *c.key.Load() {
 		return false
 	}
 	if t := c.current.Load(); t != nil {
@@ -109,6 +132,9 @@ func (c *canary) run(ctx context.Context) {
 // try writes once. If the push does not come, a fence tells late from lost: a server that is slow is not accused. What is known then
 // is known of the link of that epoch; if there is another one by now, the loss of the first has ended the trial.
 func (c *canary) try(ctx context.Context, epoch uint64) {
+	if !c.perch() {
+		return
+	}
 	t := &trial{sent: localcache.Now(), ended: make(chan struct{})}
 	c.current.Store(t)
 	defer c.current.Store(nil)
@@ -120,7 +146,7 @@ func (c *canary) try(ctx context.Context, epoch uint64) {
 	select {
 	case <-t.ended:
 	case <-patience.C:
-		if c.client.fenceShortly(ctx, "", c.key) != nil {
+		if c.client.fenceShortly(ctx, "", *c.key.Load()) != nil {
 			return
 		}
 	case <-ctx.Done():
@@ -130,19 +156,23 @@ func (c *canary) try(ctx context.Context, epoch uint64) {
 	case <-t.ended:
 		if t.lag > 0 {
 			c.lag.Store(int64(t.lag))
-			c.client.telemetry.InvalidationLag(ctx, c.client.remote.server, t.lag)
+			c.client.telemetry.InvalidationLag(ctx, c.server.name, t.lag)
 		}
 	default:
 		c.tracker.Doubt(epoch, fmt.Errorf("%w: waited for %v and fenced", errCanaryUnheard, c.patience))
 	}
 }
 
+var errCanaryMoved = errors.New("nearcache: the slot of the canary has moved to another server")
+
 var errCanaryUnheard = errors.New("nearcache: the server acknowledged the canary's write and did not announce it (Options.Canary)")
 
 // write logs why the canary cannot be written, once for each reason.
 func (c *canary) write(ctx context.Context) error {
-	err := c.client.remote.set(ctx, c.key, nil, canaryLife+2*c.interval)
+	direct, err := c.client.remote.setOn(ctx, c.server, *c.key.Load(), nil, canaryLife+2*c.interval)
 	switch {
+	case err == nil && !direct:
+		return errCanaryMoved
 	case err == nil:
 		c.reported = ""
 	case ctx.Err() == nil && err.Error() != c.reported:

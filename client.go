@@ -17,20 +17,21 @@ import (
 	"github.com/go-nearcache/nearcache/tracking"
 )
 
-// A Client is a node: one per process and Redis server. It holds the connections, the invalidation link, the budget of L1 and the
+// A Client is a node: one per process and Redis. It holds the connections, the invalidation links, the budget of L1 and the
 // instruments that the caches made with New share. All of its methods may be called from any goroutine.
 type Client struct {
 	options   Options
-	redis     rueidis.Client
+	redis     rueidis.Client // finds the server of a key by itself: the one of the only server, or one that follows redirections
 	local     *localcache.Cache
-	shard     *localcache.Shard
-	link      link
+	routing   atomic.Pointer[routing]
+	stranger  *server  // in a cluster, stands for the owner of a slot whose link is not open
+	cluster   *cluster // nil without one
+	watch     watch
 	bus       *busLink // the link, if there is no Redis; else nil
 	telemetry *telemetry.Telemetry
 	logger    *slog.Logger
 	remote    remote
 	verifier  *verifier // nil unless Options.Verify asks for one
-	canary    *canary   // nil unless Options.Canary asks for one
 
 	wrapper
 	caches     caches
@@ -38,14 +39,7 @@ type Client struct {
 	background background
 	closed     atomic.Bool
 	closedDone chan struct{}
-	flushes    struct{ reconnect, flushAll, gap, manual atomic.Int64 }
-}
-
-// link tells the client what changed: a tracker's, or the bus.
-type link interface {
-	Fence(context.Context) error
-	Status() tracking.Status
-	Close(context.Context) error
+	flushes    struct{ reconnect, flushAll, gap, manual, topology atomic.Int64 }
 }
 
 // Open connects to Redis, proves that the server announces changes, and returns once the invalidation link is live. It fails with
@@ -72,17 +66,13 @@ func Open(ctx context.Context, options Options) (*Client, error) {
 	c := &Client{
 		options:   options,
 		local:     local,
-		shard:     local.NewShard(),
 		telemetry: instruments,
 		logger:    options.Logger,
 	}
 	c.closedDone = make(chan struct{})
-	c.remote.timeout, c.remote.telemetry, c.remote.linkLive = options.RemoteTimeout, instruments, c.shard.Live
+	c.remote = remote{client: c, timeout: options.RemoteTimeout, telemetry: instruments}
 	if options.Verify.SampleRate > 0 {
 		c.verifier = newVerifier(options.Verify)
-	}
-	if options.Canary > 0 {
-		c.canary = newCanary(c)
 	}
 	c.loads.init()
 	connect := c.connect
@@ -99,66 +89,69 @@ func Open(ctx context.Context, options Options) (*Client, error) {
 	if c.verifier != nil {
 		c.background.start(c.verifier.run)
 	}
-	if c.canary != nil {
-		c.background.start(c.canary.run)
-	}
 	return c, nil
 }
 
 func (c *Client) connectBus(ctx context.Context) (err error) {
-	c.bus, err = openBusLink(ctx, c, c.options.Bus)
+	s := c.newServer(tracking.Node{Address: c.options.Bus.Capabilities().System})
+	c.routeOnly(s)
+	c.bus, err = openBusLink(ctx, s, c.options.Bus)
 	if err == nil {
-		c.link = c.bus
+		s.setLink(c.bus)
 	}
 	return err
 }
 
 func (c *Client) connect(ctx context.Context) error {
-	c.remote.server = telemetry.ParseServer(c.options.Redis.InitAddress[0])
-	tracker, err := tracking.Open(ctx, tracking.Options{
-		Redis:     c.options.Redis,
-		Prefixes:  c.options.Prefixes,
-		Handler:   (*linkHandler)(c),
-		Heartbeat: c.options.heartbeat(),
-		Deadline:  max(tracking.DefaultDeadline, c.options.RemoteTimeout),
-		Logger:    c.logger,
-	})
-	if err != nil {
+	addresses := c.options.Redis.InitAddress
+	s := c.newServer(tracking.Node{Address: addresses[0]})
+	c.routeOnly(s)
+	err := s.open(ctx)
+	switch {
+	case errors.Is(err, tracking.ErrClusterNode), errors.Is(err, tracking.ErrLinkDown) && len(addresses) > 1 && ctx.Err() == nil:
+		s.shard.Close()
+		return c.connectCluster(ctx)
+	case err != nil:
+		return err
+	case len(addresses) > 1:
+		return optionError("Redis.InitAddress", fmt.Sprintf("%q", addresses), "must name one server, or nodes of a cluster: the first is a server on its own")
+	}
+	c.redis = s.redis
+	return c.prove(ctx, s.node.Address)
+}
+
+// prove has a write announced by a server. A proxy may accept the command and push nothing, so the link is proved by a write. A user without
+// the right to write has no such proof, and needs none less for it.
+func (c *Client) prove(ctx context.Context, address string) error {
+	err := tracking.Probe(ctx, c.optionFor(address), c.options.Prefixes[0])
+	switch {
+	case err == nil:
+		return nil
+	case !errors.Is(err, tracking.ErrProbeRefused):
 		return fmt.Errorf("nearcache: %w", err)
 	}
-	c.link = tracker
-	if c.canary != nil {
-		c.canary.tracker = tracker
-	}
-	// After the link, because it takes no context: whether the server answers at all is known by now.
-	if c.redis, err = rueidis.NewClient(c.options.Redis); err != nil {
-		return fmt.Errorf("nearcache: cannot connect to Redis at %q: %w: start a server there or correct Options.Redis", c.options.Redis.InitAddress, err)
-	}
-	if mode := c.redis.Mode(); mode != rueidis.ClientModeStandalone {
-		return fmt.Errorf("nearcache: Redis at %q runs as a %s, and a single server is what this version covers: name a server on its own in Options.Redis.InitAddress", c.options.Redis.InitAddress, mode)
-	}
-	c.remote.redis = c.redis
-	// A proxy may accept the command and push nothing, so the link is proved by a write. A user without the right to write has no
-	// such proof, and needs none less for it.
-	if err := tracking.Probe(ctx, c.options.Redis, c.options.Prefixes[0]); err != nil {
-		if !errors.Is(err, tracking.ErrProbeRefused) {
-			return fmt.Errorf("nearcache: %w", err)
-		}
-		c.logger.LogAttrs(ctx, slog.LevelWarn, "nearcache: tracking is not proved: the user may not write", slog.String("error", err.Error()))
-	}
+	c.warn(ctx, "nearcache: tracking is not proved: the user may not write", err)
 	return nil
+}
+
+// optionFor says how to connect to one server.
+func (c *Client) optionFor(address string) rueidis.ClientOption {
+	option := c.options.Redis
+	option.InitAddress = []string{address}
+	option.ForceSingleClient = true
+	return option
 }
 
 // disconnect ends what connect started, in the order in which nothing can be stored after its protection is gone.
 func (c *Client) disconnect(ctx context.Context) (err error) {
-	c.shard.Suspend()
-	if c.link != nil {
-		err = c.link.Close(ctx)
+	if c.cluster != nil {
+		err = c.cluster.close(ctx)
+	} else if r := c.routing.Load(); r != nil && r.only != nil {
+		err = r.only.close(ctx)
 	}
 	if c.redis != nil {
 		c.redis.Close()
 	}
-	c.remote.fetches.close()
 	c.local.Close()
 	return errors.Join(err, c.telemetry.Close())
 }
@@ -169,7 +162,9 @@ func (c *Client) disconnect(ctx context.Context) (err error) {
 func (c *Client) Close(ctx context.Context) error {
 	if c.closed.CompareAndSwap(false, true) {
 		defer close(c.closedDone)
-		c.shard.Suspend()
+		for _, s := range c.servers() {
+			s.shard.Suspend()
+		}
 		err := errors.Join(c.background.stop(ctx), c.loads.close(ctx, c.options.RemoteTimeout))
 		c.caches.wakeAll()
 		return errors.Join(err, c.disconnect(ctx))
@@ -183,9 +178,18 @@ func (c *Client) Close(ctx context.Context) error {
 }
 
 // Fence returns once every write that had been acknowledged by Redis when it was called has reached L1. Reads that begin after
-// it see those writes, without Fresh. It costs two small round trips, shared by all callers. A client without Redis has no fence:
-// there it always fails.
-func (c *Client) Fence(ctx context.Context) error {
+// it see those writes, without Fresh. It costs two small round trips to each server, shared by all callers. A client without Redis has no
+// fence: there it always fails.
+func (c *Client) Fence(ctx context.Context) error { return c.fence(ctx, c.servers()) }
+
+// fenceShortly is Fence for a read of the key prefix+key, which has Redis to ask if the link does not answer in time.
+func (c *Client) fenceShortly(ctx context.Context, prefix, key string) error {
+	ctx, cancel := context.WithTimeout(ctx, c.options.RemoteTimeout)
+	defer cancel()
+	return c.fence(ctx, []*server{c.serverOf(prefix, key)})
+}
+
+func (c *Client) fence(ctx context.Context, servers []*server) error {
 	if c.closed.Load() {
 		return ErrClosed
 	}
@@ -193,7 +197,7 @@ func (c *Client) Fence(ctx context.Context) error {
 		return errNoFence
 	}
 	began := time.Now()
-	err := c.link.Fence(ctx)
+	err := inParallel(servers, func(s *server) error { return s.fence(ctx) })
 	c.telemetry.Fence(ctx, time.Since(began), err)
 	if err != nil && c.closed.Load() {
 		return ErrClosed
@@ -201,16 +205,19 @@ func (c *Client) Fence(ctx context.Context) error {
 	return err
 }
 
-// fenceShortly is Fence for a read of the key prefix+key, which has Redis to ask if the link does not answer in time.
-func (c *Client) fenceShortly(ctx context.Context, _, _ string) error {
-	ctx, cancel := context.WithTimeout(ctx, c.options.RemoteTimeout)
-	defer cancel()
-	return c.Fence(ctx)
+// inParallel calls do for each server and returns the errors joined, or the only one as it is.
+func inParallel(servers []*server, do func(*server) error) error {
+	if len(servers) == 1 {
+		return do(servers[0])
+	}
+	failures := make([]error, len(servers))
+	var running sync.WaitGroup
+	for i, s := range servers {
+		running.Go(func() { failures[i] = do(s) })
+	}
+	running.Wait()
+	return errors.Join(failures...)
 }
-
-// shardOf returns what L1 knows of the server that owns the key prefix+key, which is given in two parts so that nobody has to join them. A
-// value may be kept under a token of this shard only.
-func (c *Client) shardOf(_, _ string) *localcache.Shard { return c.shard }
 
 // invalidate makes L1 forget one key of Redis in whichever caches may hold it.
 func (c *Client) invalidate(key string, cause localcache.Cause) {
@@ -226,49 +233,6 @@ func (c *Client) overwritten(key string) {
 		cache.forgetGood(key)
 	}
 }
-
-// linkHandler is the client as its link sees it. Its methods run on the goroutine that reads the link: none blocks.
-type linkHandler Client
-
-func (h *linkHandler) Live(asOf time.Time) {
-	if h.closed.Load() {
-		return
-	}
-	h.shard.Renew(localcache.At(asOf))
-	(*Client)(h).remote.reachable()
-	h.canary.renewed()
-	h.caches.wakeAll()
-}
-
-func (h *linkHandler) Invalidate(key string) {
-	if !h.canary.pushed(key) {
-		(*Client)(h).invalidate(key, localcache.Tracking)
-	}
-}
-
-func (h *linkHandler) Flush() { h.flush(&h.flushes.flushAll) }
-
-func (h *linkHandler) flush(counted *atomic.Int64) {
-	h.shard.Renew(h.shard.AsOf())
-	counted.Add(1)
-	h.canary.moot()
-	h.caches.wakeAll()
-}
-
-func (h *linkHandler) Lost(error) {
-	if h.options.OnDisconnect == ServeStale && !h.closed.Load() {
-		h.shard.Freeze()
-	} else {
-		h.shard.Suspend()
-	}
-	if !h.closed.Load() {
-		h.flushes.reconnect.Add(1)
-	}
-	h.canary.moot()
-	h.caches.wakeAll()
-}
-
-func (h *linkHandler) Confirm(asOf time.Time) { h.shard.Confirm(localcache.At(asOf)) }
 
 // registered is a typed cache as the client sees it.
 type registered interface {

@@ -31,6 +31,7 @@ type fetching struct {
 	done      chan struct{} // receives when what follows is set
 	get, pttl rueidis.RedisResult
 	began     localcache.Instant // before the request was sent
+	elsewhere bool               // another server than the one that was asked has answered
 	err       error              // of the round trip
 }
 
@@ -107,20 +108,21 @@ func (c *combiner) close() {
 // write between them is pushed, and the push ends the token that was taken before. The life is counted from before the
 // request, so it ends no later here than there.
 func (r *remote) fetch(ctx context.Context, key string) reply {
-	if r.redis == nil {
+	s := r.client.serverOf("", key)
+	if s.redis == nil {
 		return reply{state: nowhere}
 	}
-	if err := r.paused(); err != nil {
+	if err := r.paused(s); err != nil {
 		return reply{state: unavailable, err: err}
 	}
-	f := r.fetches.enter(key)
+	f := s.fetches.enter(key)
 	if f == nil {
-		return r.fetchAlone(ctx, key)
+		return r.fetchAlone(ctx, s, key)
 	}
-	span := r.telemetry.StartSharedRedis(ctx, "PIPELINE", r.server, 2)
+	span := r.telemetry.StartSharedRedis(ctx, "PIPELINE", s.name, 2)
 	select {
 	case <-f.done:
-		answer, err := r.answer(ctx, f)
+		answer, err := r.answer(ctx, s, f)
 		span.End(err)
 		*f = fetching{done: f.done}
 		fetchings.Put(f)
@@ -131,38 +133,40 @@ func (r *remote) fetch(ctx context.Context, key string) reply {
 	}
 }
 
-func (r *remote) fetchAlone(ctx context.Context, key string) reply {
+func (r *remote) fetchAlone(ctx context.Context, s *server, key string) reply {
 	f := fetching{key: key}
-	f.err = r.send(ctx, []*fetching{&f})
+	f.err = r.send(ctx, s, []*fetching{&f})
+	together := func(batch []*fetching) error { return r.sendTogether(s, batch) }
 	if ctx.Err() == nil && isNetworkError(f.err) {
-		r.fetches.leave(f.err, r.sendTogether)
+		s.fetches.leave(f.err, together)
 	} else { // it says nothing about what others ask for
-		r.fetches.leave(nil, r.sendTogether)
+		s.fetches.leave(nil, together)
 	}
-	answer, _ := r.answer(ctx, &f)
+	answer, _ := r.answer(ctx, s, &f)
 	return answer
 }
 
-func (r *remote) sendTogether(batch []*fetching) error {
-	err := r.send(context.Background(), batch)
+func (r *remote) sendTogether(s *server, batch []*fetching) error {
+	err := r.send(context.Background(), s, batch)
 	deliver(batch, err)
 	return err
 }
 
-// send makes one round trip for all fetches of the batch. Its error is theirs.
-func (r *remote) send(ctx context.Context, batch []*fetching) error {
-	began := localcache.Now()
-	return r.try(ctx, "PIPELINE", 2*len(batch), func(ctx context.Context) error {
-		commands := make(rueidis.Commands, 0, 2*len(batch))
+// send makes one round trip for all fetches of the batch, and another to whom it may concern for the keys that turn out to have moved. Its
+// error is theirs.
+func (r *remote) send(ctx context.Context, s *server, batch []*fetching) error {
+	return r.try(ctx, s, "PIPELINE", 2*len(batch), func(ctx context.Context) error {
+		if err := pipeline(ctx, s.redis, batch); err != nil {
+			return err
+		}
+		var moved []*fetching
 		for _, f := range batch {
-			commands = append(commands, r.redis.B().Get().Key(f.key).Build(), r.redis.B().Pttl().Key(f.key).Build())
+			if f.elsewhere = s.redirects(firstError(f.get.Error(), f.pttl.Error())); f.elsewhere {
+				moved = append(moved, f)
+			}
 		}
-		results := r.redis.DoMulti(ctx, commands...)
-		for i, f := range batch {
-			f.get, f.pttl, f.began = results[2*i], results[2*i+1], began
-		}
-		for _, result := range results {
-			if err := result.Error(); isNetworkError(err) {
+		if len(moved) > 0 {
+			if err := pipeline(ctx, r.client.redis, moved); err != nil {
 				return err
 			}
 		}
@@ -173,18 +177,39 @@ func (r *remote) send(ctx context.Context, batch []*fetching) error {
 	})
 }
 
+// pipeline asks for all fetches of the batch. Its error is of the network.
+func pipeline(ctx context.Context, redis rueidis.Client, batch []*fetching) error {
+	began := localcache.Now()
+	commands := make(rueidis.Commands, 0, 2*len(batch))
+	for _, f := range batch {
+		commands = append(commands, redis.B().Get().Key(f.key).Build(), redis.B().Pttl().Key(f.key).Build())
+	}
+	results := redis.DoMulti(ctx, commands...)
+	for i, f := range batch {
+		f.get, f.pttl, f.began = results[2*i], results[2*i+1], began
+	}
+	for _, result := range results {
+		if err := result.Error(); isNetworkError(err) {
+			return err
+		}
+	}
+	return nil
+}
+
 // answer makes sense of what came back; err is what went wrong with it, if anything.
-func (r *remote) answer(ctx context.Context, f *fetching) (answer reply, err error) {
+func (r *remote) answer(ctx context.Context, s *server, f *fetching) (answer reply, err error) {
 	if err = f.err; err == nil {
 		err = firstError(f.get.Error(), f.pttl.Error())
 	}
 	if err != nil {
-		return r.failure(ctx, f.key, err), err
+		return r.failure(ctx, s, f.key, err), err
 	}
 	message, err := f.get.ToMessage()
 	if rueidis.IsRedisNil(err) {
 		return reply{state: missing, fetched: f.began}, nil
 	}
 	milliseconds, _ := f.pttl.AsInt64()
-	return classify(message, milliseconds, f.began), nil
+	answer = classify(message, milliseconds, f.began)
+	answer.shard = r.answered(s, !f.elsewhere, f.key)
+	return answer, nil
 }

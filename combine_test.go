@@ -153,7 +153,7 @@ func TestReadersThatWaitTogetherAnswerForThemselves(t *testing.T) {
 		value, err := cache.Get(ctx, key)
 		to <- answer{key, value, err}
 	}
-	fetches := &client.remote.fetches
+	fetches := &client.servers()[0].fetches
 	await := func(running, waiting int) {
 		t.Helper()
 		for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {

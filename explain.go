@@ -47,7 +47,7 @@ type RemoteExplanation struct {
 // Explain looks at L1 without touching it, asks Redis, and says what it found. It never loads. If ctx has ended it looks at L1 alone.
 func (c *Cache[V]) Explain(ctx context.Context, key string) Explanation {
 	k := c.view.Key(key)
-	e := Explanation{Key: c.config.Prefix + key, Link: c.client.linkStats()}
+	e := Explanation{Key: c.config.Prefix + key, Link: c.client.serverOf(c.config.Prefix, key).linkStats()}
 	e.Local.Info, e.Local.Present = c.view.Peek(k)
 	e.Local.Servable = e.Local.Present && e.Local.State == localcache.Servable && e.Link.Staleness <= c.staleness
 	if last, ok := c.view.LastInvalidation(k); ok {

@@ -61,7 +61,7 @@ func (fs *flights[V]) join(view *localcache.View[record[V]], shard *localcache.S
 	part.mu.Lock()
 	defer part.mu.Unlock()
 	current := part.byKey[k]
-	if current != nil && (current.began >= notBefore || asOf >= notBefore) && current.token.Current() {
+	if current != nil && (current.began >= notBefore || asOf >= notBefore) && current.token.Of(shard) && current.token.Current() {
 		return current, false
 	}
 	if current != nil && current.token.Current() {

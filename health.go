@@ -50,7 +50,7 @@ func (s Stats) MarshalJSON() ([]byte, error) {
 		Caches map[string]CacheStats `json:"caches"`
 		Local  any                   `json:"local"`
 		Links  []LinkStats           `json:"links"`
-	}{caches, s.Local, []LinkStats{s.Link}})
+	}{caches, s.Local, s.Links})
 }
 
 // MarshalJSON writes the health with field names that stay; see Client.HealthHandler.
@@ -60,5 +60,5 @@ func (h Health) MarshalJSON() ([]byte, error) {
 		Reason string      `json:"reason,omitempty"`
 		Since  time.Time   `json:"since"`
 		Links  []LinkStats `json:"links"`
-	}{h.Ready, h.Reason, h.Since, []LinkStats{h.Link}})
+	}{h.Ready, h.Reason, h.Since, h.Links})
 }

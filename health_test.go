@@ -14,6 +14,9 @@ import (
 
 // Dashboards and probes read these names: changing one breaks them.
 func TestJSONOfStatsIsStable(t *testing.T) {
+	links := []nearcache.LinkStats{{
+		Server: "127.0.0.1:6379", Live: true, Epoch: 38, Staleness: 39 * time.Millisecond, Reconnects: 40, CanaryLag: 41 * time.Microsecond,
+	}}
 	stats := nearcache.Stats{
 		Caches: map[string]nearcache.CacheStats{"users": {
 			LocalHits: 1, LocalNegatives: 2, LocalStale: 3, LocalMisses: 4, LocalBypasses: 42, Coalesced: 5,
@@ -31,9 +34,7 @@ func TestJSONOfStatsIsStable(t *testing.T) {
 				Local:     localcache.InvalidationCounts{Evicted: 36, Absent: 37},
 			},
 		},
-		Link: nearcache.LinkStats{
-			Server: "127.0.0.1:6379", Live: true, Epoch: 38, Staleness: 39 * time.Millisecond, Reconnects: 40, CanaryLag: 41 * time.Microsecond,
-		},
+		Link: links[0], Links: links,
 	}
 	const link = `{"server":"127.0.0.1:6379","live":true,"epoch":38,"staleness_ns":39000000,"reconnects":40,"canary_lag_ns":41000}`
 	for name, test := range map[string]struct {
@@ -49,17 +50,17 @@ func TestJSONOfStatsIsStable(t *testing.T) {
 			`"evictions":{"capacity":27,"expired":28,"rejected":29,"flushed":30,"replaced":31},` +
 			`"invalidations":{"tracking":{"evicted":32,"absent":33},"broadcast":{"evicted":34,"absent":35},"local":{"evicted":36,"absent":37}}},` +
 			`"links":[` + link + `]}`},
-		"no caches": {nearcache.Stats{Link: stats.Link}, `{"caches":{},"local":{"items":0,"bytes":0,"max_bytes":0,` +
+		"no caches": {nearcache.Stats{Link: stats.Link, Links: links}, `{"caches":{},"local":{"items":0,"bytes":0,"max_bytes":0,` +
 			`"fills":{"accepted":0,"invalidated":0,"epoch":0,"capacity":0,"closed":0},` +
 			`"evictions":{"capacity":0,"expired":0,"rejected":0,"flushed":0,"replaced":0},` +
 			`"invalidations":{"tracking":{"evicted":0,"absent":0},"broadcast":{"evicted":0,"absent":0},"local":{"evicted":0,"absent":0}}},` +
 			`"links":[` + link + `]}`},
 		"ready": {
-			nearcache.Health{Ready: true, Since: time.Date(2026, 1, 2, 15, 4, 5, 0, time.UTC), Link: stats.Link},
+			nearcache.Health{Ready: true, Since: time.Date(2026, 1, 2, 15, 4, 5, 0, time.UTC), Link: stats.Link, Links: links},
 			`{"ready":true,"since":"2026-01-02T15:04:05Z","links":[` + link + `]}`,
 		},
 		"not ready": {
-			nearcache.Health{Reason: "the invalidation link is down", Since: time.Date(2026, 1, 2, 15, 4, 5, 0, time.UTC), Link: stats.Link},
+			nearcache.Health{Reason: "the invalidation link is down", Since: time.Date(2026, 1, 2, 15, 4, 5, 0, time.UTC), Link: stats.Link, Links: links},
 			`{"ready":false,"reason":"the invalidation link is down","since":"2026-01-02T15:04:05Z","links":[` + link + `]}`,
 		},
 	} {

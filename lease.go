@@ -42,8 +42,8 @@ func isReserved(data []byte) bool { return bytes.HasPrefix(data, []byte(reserved
 
 // acquire takes the lease on a key that held nothing; false if it holds something by now.
 func (r *remote) acquire(ctx context.Context, key, lease string, life time.Duration) (acquired bool, err error) {
-	err = r.once(ctx, "SET", 1, func(ctx context.Context) error {
-		err := r.redis.Do(ctx, r.redis.B().Set().Key(key).Value(lease).Nx().Px(life).Build()).Error()
+	_, err = r.once(ctx, r.client.serverOf("", key), "SET", func(ctx context.Context, redis rueidis.Client) error {
+		err := redis.Do(ctx, redis.B().Set().Key(key).Value(lease).Nx().Px(life).Build()).Error()
 		acquired = err == nil
 		return err
 	})
@@ -68,8 +68,8 @@ func replaceMilliseconds(ttl time.Duration) int64 {
 // replace stores data in place of what the key was known to hold; false if it holds something else by now. A ttl of 0 deletes the key.
 func (r *remote) replace(ctx context.Context, key, expected string, data []byte, ttl time.Duration) (replaced bool, err error) {
 	arguments := []string{expected, rueidis.BinaryString(data), strconv.FormatInt(replaceMilliseconds(ttl), 10)}
-	err = r.once(ctx, "EVALSHA", 1, func(ctx context.Context) error {
-		result := replaceScript.Exec(ctx, r.redis, []string{key}, arguments)
+	_, err = r.once(ctx, r.client.serverOf("", key), "EVALSHA", func(ctx context.Context, redis rueidis.Client) error {
+		result := replaceScript.Exec(ctx, redis, []string{key}, arguments)
 		n, err := result.AsInt64()
 		replaced = n == 1
 		return err

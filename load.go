@@ -228,7 +228,7 @@ func (c *Cache[V]) loadLocal(ctx context.Context, f *flight[V], key string, k lo
 }
 
 func (c *Cache[V]) endLocal(f *flight[V], key string, k localcache.Key, began localcache.Instant, value record[V], err error) {
-	answer := reply{life: noExpiry, fetched: began}
+	answer := reply{life: noExpiry, fetched: began, shard: c.client.shardOf(c.config.Prefix, key)}
 	if err == nil {
 		// Encoded only to know its size; and what Redis would refuse is refused here, so that a test without Redis shows it.
 		answer.data, err = c.encode(key, value.value)

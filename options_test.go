@@ -157,7 +157,7 @@ func TestOpenThatFails(t *testing.T) {
 	t.Run("a cluster", func(t *testing.T) {
 		t.Parallel()
 		server := redistest.Start(t, redistest.Config{Settings: []string{"cluster-enabled yes"}})
-		_ = refused(t, optionsFor(server), "cluster", "single server")
+		_ = refused(t, optionsFor(server), "cluster", "owns slots", "redis-cli")
 	})
 
 	t.Run("a server that does not answer", func(t *testing.T) {

@@ -3,8 +3,9 @@ package nearcache
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -13,18 +14,11 @@ import (
 	"github.com/go-nearcache/nearcache/telemetry"
 )
 
-// remote is L2: Redis, as the caches use it. It knows markers and lifetimes, and nothing of values.
+// remote is L2: Redis, as the caches use it. It knows markers and lifetimes, and which server to ask, and nothing of values.
 type remote struct {
-	redis     rueidis.Client
+	client    *Client
 	timeout   time.Duration
 	telemetry *telemetry.Telemetry
-	server    telemetry.Server
-	linkLive  func() bool
-	fetches   combiner
-
-	// downUntil ends a pause in which Redis is not asked: without it every read would wait for its own timeout before it goes to its
-	// loader, for as long as Redis is away.
-	downUntil atomic.Int64
 }
 
 // reply is what Redis holds under a key.
@@ -33,7 +27,8 @@ type reply struct {
 	data    []byte        // held: the value; leased: the marker
 	life    time.Duration // what is left of its life; noExpiry if it has no end
 	fetched localcache.Instant
-	err     error // unavailable, refused
+	err     error             // unavailable, refused
+	shard   *localcache.Shard // of the server that answered, if it owns the key; nil otherwise: what it says must not be kept
 }
 
 type replyState int
@@ -50,9 +45,35 @@ const (
 
 const noExpiry = time.Duration(-1)
 
-// fetchMany reads several values in one round trip. It does not say how long they live, because asking for each would cost more than
-// the values do: lives does, while the reader goes on.
+// answered returns the shard under which an answer may be kept: that of the server that gave it, unless it was another than the one that was
+// asked, or it has lost the key meanwhile. Who took his token before that loses it by the end of its epoch; who took it after finds here
+// that the key has gone: see cluster.route.
+func (r *remote) answered(s *server, direct bool, key string) *localcache.Shard {
+	if !direct || r.client.serverOf("", key) != s {
+		return nil
+	}
+	return s.shard
+}
+
+// fetchMany reads several values in one round trip to each server. It does not say how long they live, because asking for each would cost
+// more than the values do: lives does, while the reader goes on.
 func (r *remote) fetchMany(ctx context.Context, keys []string) []reply {
+	replies := make([]reply, len(keys))
+	_ = r.split(keys, func(s *server, mine []int) error {
+		part := make([]string, len(mine))
+		for n, i := range mine {
+			part[n] = keys[i]
+		}
+		for n, answer := range r.fetchFrom(ctx, s, part) {
+			replies[mine[n]] = answer
+		}
+		return nil
+	})
+	return replies
+}
+
+// fetchFrom reads the values of keys that one server owns.
+func (r *remote) fetchFrom(ctx context.Context, s *server, keys []string) []reply {
 	replies := make([]reply, len(keys))
 	fail := func(failure func(key string) reply) []reply {
 		for i, key := range keys {
@@ -60,48 +81,93 @@ func (r *remote) fetchMany(ctx context.Context, keys []string) []reply {
 		}
 		return replies
 	}
-	if r.redis == nil {
+	if s.redis == nil {
 		return fail(func(string) reply { return reply{state: nowhere} })
 	}
-	if err := r.paused(); err != nil {
+	if err := r.paused(s); err != nil {
 		return fail(func(string) reply { return reply{state: unavailable, err: err} })
 	}
 	began := localcache.Now()
-	var values []rueidis.RedisMessage
-	err := r.try(ctx, "MGET", 1, func(ctx context.Context) (err error) {
-		values, err = r.redis.Do(ctx, r.redis.B().Mget().Key(keys...).Build()).ToArray()
-		return err
-	})
-	if err == nil && len(values) != len(keys) {
-		err = errors.New("nearcache: MGET answered with another number of values than it was asked for")
-	}
+	values, direct, err := r.values(ctx, s, keys)
 	if err != nil {
-		return fail(func(key string) reply { return r.failure(ctx, key, err) })
+		return fail(func(key string) reply { return r.failure(ctx, s, key, err) })
 	}
-	for i := range keys {
-		if values[i].IsNil() {
+	for i, key := range keys {
+		if values[i] == nil {
 			replies[i] = reply{state: missing, fetched: began}
 		} else {
-			replies[i] = classify(values[i], unknownKey, began)
+			replies[i] = classify(*values[i], unknownKey, began)
+			replies[i].shard = r.answered(s, direct[i], key)
 		}
 	}
 	return replies
 }
 
+// values returns what the keys hold, nil for nothing and for what is not a string, and which of it the server itself answered.
+func (r *remote) values(ctx context.Context, s *server, keys []string) (values []*rueidis.RedisMessage, direct []bool, err error) {
+	values = make([]*rueidis.RedisMessage, len(keys))
+	if r.client.cluster == nil {
+		var messages []rueidis.RedisMessage
+		err := r.try(ctx, s, "MGET", 1, func(ctx context.Context) (err error) {
+			messages, err = s.redis.Do(ctx, s.redis.B().Mget().Key(keys...).Build()).ToArray()
+			return err
+		})
+		if err == nil && len(messages) != len(keys) {
+			err = errors.New("nearcache: MGET answered with another number of values than it was asked for")
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		for i := range messages {
+			if !messages[i].IsNil() {
+				values[i] = &messages[i]
+			}
+		}
+		return values, slices.Repeat([]bool{true}, len(keys)), nil
+	}
+	// The keys are in many slots, and a command may have keys of one slot only.
+	results, direct, err := r.each(ctx, s, "PIPELINE GET", keys, func(redis rueidis.Client, key string) rueidis.Completed {
+		return redis.B().Get().Key(key).Build()
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	for i, result := range results {
+		message, err := result.ToMessage()
+		switch reply, ok := rueidis.IsRedisErr(err); {
+		case err == nil:
+			values[i] = &message
+		case rueidis.IsRedisNil(err), ok && strings.HasPrefix(reply.Error(), "WRONGTYPE"):
+		default:
+			return nil, nil, err
+		}
+	}
+	return values, direct, nil
+}
+
 // lives completes what fetchMany said of keys that hold something. What changed in between does no harm: its push ends the token.
 func (r *remote) lives(ctx context.Context, keys []string, replies []reply) error {
-	commands := make(rueidis.Commands, len(keys))
-	for i, key := range keys {
-		commands[i] = r.redis.B().Pttl().Key(key).Build()
-	}
-	began := localcache.Now()
-	return r.once(ctx, "PIPELINE PTTL", len(keys), func(ctx context.Context) error {
-		for i, result := range r.redis.DoMulti(ctx, commands...) {
-			pttl, err := result.AsInt64()
+	return r.split(keys, func(s *server, mine []int) error {
+		part := make([]string, len(mine))
+		for n, i := range mine {
+			part[n] = keys[i]
+		}
+		began := localcache.Now()
+		results, direct, err := r.each(ctx, s, "PIPELINE PTTL", part, func(redis rueidis.Client, key string) rueidis.Completed {
+			return redis.B().Pttl().Key(key).Build()
+		})
+		if err != nil {
+			return err
+		}
+		for n, i := range mine {
+			pttl, err := results[n].AsInt64()
 			if err != nil {
 				return err
 			}
 			replies[i].life, replies[i].fetched = life(pttl), began
+			if !direct[n] {
+				replies[i].shard = nil
+			}
 		}
 		return nil
 	})
@@ -109,13 +175,19 @@ func (r *remote) lives(ctx context.Context, keys []string, replies []reply) erro
 
 // refuseOtherTypes finds, among keys for which MGET answered nil, those that are there and are not strings.
 func (r *remote) refuseOtherTypes(ctx context.Context, keys []string, replies []reply) error {
-	commands := make(rueidis.Commands, len(keys))
-	for i, key := range keys {
-		commands[i] = r.redis.B().Type().Key(key).Build()
-	}
-	return r.once(ctx, "PIPELINE TYPE", len(keys), func(ctx context.Context) error {
-		for i, result := range r.redis.DoMulti(ctx, commands...) {
-			kind, err := result.ToString()
+	return r.split(keys, func(s *server, mine []int) error {
+		part := make([]string, len(mine))
+		for n, i := range mine {
+			part[n] = keys[i]
+		}
+		results, _, err := r.each(ctx, s, "PIPELINE TYPE", part, func(redis rueidis.Client, key string) rueidis.Completed {
+			return redis.B().Type().Key(key).Build()
+		})
+		if err != nil {
+			return err
+		}
+		for n, i := range mine {
+			kind, err := results[n].ToString()
 			if err != nil {
 				return err
 			}
@@ -157,22 +229,89 @@ func classify(message rueidis.RedisMessage, pttl int64, began localcache.Instant
 }
 
 // failure turns an error of a read into what the reader does about it.
-func (r *remote) failure(ctx context.Context, key string, err error) reply {
+func (r *remote) failure(ctx context.Context, s *server, key string, err error) reply {
 	redisError, ok := rueidis.IsRedisErr(err)
 	if !ok || !strings.HasPrefix(redisError.Error(), "WRONGTYPE") {
 		return reply{state: unavailable, err: err}
 	}
-	kind, err := r.redis.Do(ctx, r.redis.B().Type().Key(key).Build()).ToString()
+	var kind string
+	_, err = r.once(ctx, s, "TYPE", func(ctx context.Context, redis rueidis.Client) (err error) {
+		kind, err = redis.Do(ctx, redis.B().Type().Key(key).Build()).ToString()
+		return err
+	})
 	if err != nil {
 		kind = "value of another type"
 	}
 	return reply{state: refused, err: &WrongTypeError{Key: key, Type: kind}}
 }
 
-// try is once for commands that may be repeated, reads, and repeats them if the connection broke, which a server restart does to every
+// split calls do for each server that owns some of the keys, with the positions of those keys, for all at once, and returns the errors
+// joined.
+func (r *remote) split(keys []string, do func(s *server, mine []int) error) error {
+	byServer := make(map[*server][]int, 1)
+	for i, key := range keys {
+		s := r.client.serverOf("", key)
+		byServer[s] = append(byServer[s], i)
+	}
+	return inParallel(slices.Collect(maps.Keys(byServer)), func(s *server) error { return do(s, byServer[s]) })
+}
+
+// each sends one command for each key, all of which the server owns, in one round trip, and once more to whom it may concern for those keys
+// that turn out to have moved. It says which answers came from the server itself.
+func (r *remote) each(ctx context.Context, s *server, operation string, keys []string, command func(rueidis.Client, string) rueidis.Completed) (results []rueidis.RedisResult, direct []bool, err error) {
+	send := func(ctx context.Context, redis rueidis.Client, keys []string) []rueidis.RedisResult {
+		commands := make(rueidis.Commands, len(keys))
+		for i, key := range keys {
+			commands[i] = command(redis, key)
+		}
+		return redis.DoMulti(ctx, commands...)
+	}
+	direct = slices.Repeat([]bool{true}, len(keys))
+	err = r.asking(ctx, s, operation, len(keys), func(ctx context.Context) error {
+		results = send(ctx, s.redis, keys)
+		var moved []int
+		var again []string
+		for i, result := range results {
+			err := result.Error()
+			if isNetworkError(err) {
+				return err
+			}
+			if s.redirects(err) {
+				moved, again = append(moved, i), append(again, keys[i])
+			}
+		}
+		if len(moved) == 0 {
+			return nil
+		}
+		for n, result := range send(ctx, r.client.redis, again) {
+			if err := result.Error(); isNetworkError(err) {
+				return err
+			}
+			results[moved[n]], direct[moved[n]] = result, false
+		}
+		return nil
+	})
+	return results, direct, err
+}
+
+// redirects reports whether an error says that the command is to be sent to another server, and has the topology asked for if it changed.
+func (s *server) redirects(err error) bool {
+	reply, ok := rueidis.IsRedisErr(err)
+	if !ok || s.redis == s.client.redis {
+		return false
+	}
+	if _, moved := reply.IsMoved(); moved || strings.HasPrefix(reply.Error(), "READONLY ") {
+		s.client.watch.kick()
+		return true
+	}
+	_, asks := reply.IsAsk()
+	return asks
+}
+
+// try is asking for commands that may be repeated, reads, and repeats them if the connection broke, which a server restart does to every
 // idle one.
-func (r *remote) try(ctx context.Context, operation string, batch int, do func(context.Context) error) error {
-	return r.once(ctx, operation, batch, func(ctx context.Context) error {
+func (r *remote) try(ctx context.Context, s *server, operation string, batch int, do func(context.Context) error) error {
+	return r.asking(ctx, s, operation, batch, func(ctx context.Context) error {
 		err := do(ctx)
 		for _, pause := range triesAfter {
 			if !isNetworkError(err) {
@@ -192,44 +331,54 @@ func (r *remote) try(ctx context.Context, operation string, batch int, do func(c
 // triesAfter are the pauses before a read is tried again. rueidis takes a moment to part with a connection that it has found broken.
 var triesAfter = [...]time.Duration{0, time.Millisecond, 10 * time.Millisecond}
 
-// once runs one round trip under the timeout.
-func (r *remote) once(ctx context.Context, operation string, batch int, do func(context.Context) error) error {
+// once sends one command to a server, under the timeout. If the server says that another one is to be asked, which it does instead of
+// carrying the command out, the client that finds it is; direct is false then.
+func (r *remote) once(ctx context.Context, s *server, operation string, do func(context.Context, rueidis.Client) error) (direct bool, err error) {
+	direct = true
+	err = r.asking(ctx, s, operation, 1, func(ctx context.Context) error {
+		err := do(ctx, s.redis)
+		if s.redirects(err) {
+			direct = false
+			err = do(ctx, r.client.redis)
+		}
+		return err
+	})
+	return direct, err
+}
+
+// asking runs one round trip to a server under the timeout.
+func (r *remote) asking(ctx context.Context, s *server, operation string, batch int, do func(context.Context) error) error {
 	bounded, cancel := context.WithTimeout(ctx, r.timeout)
 	defer cancel()
-	bounded, span := r.telemetry.StartRedis(bounded, operation, r.server, batch)
+	bounded, span := r.telemetry.StartRedis(bounded, operation, s.name, batch)
 	err := do(bounded)
 	span.End(err)
 	switch {
 	case !isNetworkError(err):
-		r.reachable()
-	case ctx.Err() == nil && !r.linkLive():
-		r.downUntil.Store(int64(localcache.Now().Add(r.timeout)))
+		s.reachable()
+	case ctx.Err() == nil && !s.shard.Live():
+		s.downUntil.Store(int64(localcache.Now().Add(r.timeout)))
+		r.client.watch.kick()
 	}
 	switch {
 	case rueidis.IsRedisNil(err):
 		return nil
-	case errors.Is(err, rueidis.ErrClosing):
+	case errors.Is(err, rueidis.ErrClosing) && r.client.closed.Load():
 		return ErrClosed
 	}
 	return err
 }
 
-func (r *remote) reachable() {
-	if r.downUntil.Load() != 0 {
-		r.downUntil.Store(0)
-	}
-}
-
 var errPaused = errors.New("nearcache: Redis did not answer a moment ago")
 
-// paused returns an error while Redis need not be asked. The first to come after the pause asks; if it fails, the pause begins anew.
-func (r *remote) paused() error {
-	until := r.downUntil.Load()
+// paused returns an error while the server need not be asked. The first to come after the pause asks; if it fails, the pause begins anew.
+func (r *remote) paused(s *server) error {
+	until := s.downUntil.Load()
 	if until == 0 {
 		return nil
 	}
 	now := localcache.Now()
-	if int64(now) < until || !r.downUntil.CompareAndSwap(until, int64(now.Add(r.timeout))) {
+	if int64(now) < until || !s.downUntil.CompareAndSwap(until, int64(now.Add(r.timeout))) {
 		return errPaused
 	}
 	return nil
@@ -256,13 +405,37 @@ func firstError(errs ...error) error {
 // set writes a value. It is not tried again: after a failure nobody can say whether it was carried out, and a second time might
 // undo a later write of another node.
 func (r *remote) set(ctx context.Context, key string, data []byte, ttl time.Duration) error {
-	return r.once(ctx, "SET", 1, func(ctx context.Context) error {
-		return r.redis.Do(ctx, r.redis.B().Set().Key(key).Value(rueidis.BinaryString(data)).Px(ttl).Build()).Error()
+	_, err := r.setOn(ctx, r.client.serverOf("", key), key, data, ttl)
+	return err
+}
+
+func (r *remote) setOn(ctx context.Context, s *server, key string, data []byte, ttl time.Duration) (direct bool, err error) {
+	return r.once(ctx, s, "SET", func(ctx context.Context, redis rueidis.Client) error {
+		return redis.Do(ctx, redis.B().Set().Key(key).Value(rueidis.BinaryString(data)).Px(ttl).Build()).Error()
 	})
 }
 
+// delete is not tried again either.
 func (r *remote) delete(ctx context.Context, keys []string) error {
-	return r.once(ctx, "DEL", 1, func(ctx context.Context) error {
-		return r.redis.Do(ctx, r.redis.B().Del().Key(keys...).Build()).Error()
+	if r.client.cluster == nil {
+		_, err := r.once(ctx, r.client.serverOf("", keys[0]), "DEL", func(ctx context.Context, redis rueidis.Client) error {
+			return redis.Do(ctx, redis.B().Del().Key(keys...).Build()).Error()
+		})
+		return err
+	}
+	return r.split(keys, func(s *server, mine []int) error {
+		part := make([]string, len(mine))
+		for n, i := range mine {
+			part[n] = keys[i]
+		}
+		results, _, err := r.each(ctx, s, "PIPELINE DEL", part, func(redis rueidis.Client, key string) rueidis.Completed {
+			return redis.B().Del().Key(key).Build()
+		})
+		for _, result := range results {
+			if err == nil {
+				err = result.Error()
+			}
+		}
+		return err
 	})
 }

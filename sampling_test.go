@@ -48,7 +48,7 @@ func TestNothingRunsUnlessAskedFor(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close(t.Context())
-	if c.verifier != nil || c.canary != nil || len(c.background.done) != 0 {
+	if c.verifier != nil || c.servers()[0].canary != nil || len(c.background.done) != 0 {
 		t.Errorf("%d goroutines run in the background", len(c.background.done))
 	}
 }

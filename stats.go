@@ -12,7 +12,8 @@ import (
 type Stats struct {
 	Caches map[string]CacheStats // by Config.Name
 	Local  localcache.Stats      // L1, for all caches together
-	Link   LinkStats
+	Link   LinkStats             // the only link; of several the one that is worst off
+	Links  []LinkStats           // all of them: one to each primary of a cluster
 }
 
 // CacheStats counts the reads of one cache by what answered them.
@@ -113,7 +114,8 @@ func (c *Cache[V]) stats() CacheStats {
 // Stats returns the client's counters. It may be called after Close.
 func (c *Client) Stats() Stats {
 	all := c.caches.all()
-	stats := Stats{Caches: make(map[string]CacheStats, len(all)), Local: c.local.Stats(), Link: c.linkStats()}
+	links := c.linkStats()
+	stats := Stats{Caches: make(map[string]CacheStats, len(all)), Local: c.local.Stats(), Link: worst(links), Links: links}
 	for _, cache := range all {
 		name, _ := cache.describe()
 		stats.Caches[name] = cache.stats()
@@ -121,37 +123,74 @@ func (c *Client) Stats() Stats {
 	return stats
 }
 
-func (c *Client) linkStats() LinkStats {
-	status := c.link.Status()
-	return LinkStats{
-		Server:     status.Server.Address,
-		Live:       c.shard.Live(),
-		Epoch:      c.shard.Epoch(),
-		Staleness:  localcache.Now().Sub(c.shard.AsOf()),
-		Reconnects: status.Reconnects,
-		CanaryLag:  c.canary.lastLag(),
+func (c *Client) linkStats() []LinkStats {
+	servers := c.servers()
+	all := make([]LinkStats, len(servers))
+	for i, s := range servers {
+		all[i] = s.linkStats()
 	}
+	return all
+}
+
+func (s *server) linkStats() LinkStats {
+	return LinkStats{
+		Server:     s.node.Address,
+		Live:       s.shard.Live(),
+		Epoch:      s.shard.Epoch(),
+		Staleness:  localcache.Now().Sub(s.shard.AsOf()),
+		Reconnects: s.status().Reconnects,
+		CanaryLag:  s.canary.lastLag(),
+	}
+}
+
+// worst returns a link that is down, or else the one whose knowledge is oldest.
+func worst(links []LinkStats) (found LinkStats) {
+	for i, link := range links {
+		if i == 0 || found.Live && (!link.Live || link.Staleness > found.Staleness) {
+			found = link
+		}
+	}
+	return found
 }
 
 // Health says whether the client can do all that it promises, and if not, why.
 type Health struct {
-	Ready  bool      // the link is live: reads are served from L1
-	Reason string    // why not; empty if ready
-	Since  time.Time // when it became so
-	Link   LinkStats
+	Ready  bool        // every link is live: reads are served from L1
+	Reason string      // why not; empty if ready
+	Since  time.Time   // when it became so
+	Link   LinkStats   // the only link; of several the one that is worst off
+	Links  []LinkStats // all of them: one to each primary of a cluster
 }
 
-// Health returns the state of the client. A client that is not ready still serves reads, as Options.OnDisconnect says.
+// Health returns the state of the client. A client that is not ready still serves reads, as Options.OnDisconnect says. In a cluster one link
+// that is down makes it not ready, and what the others cover is served from L1 all the same.
 func (c *Client) Health() Health {
-	status := c.link.Status()
-	health := Health{Ready: c.shard.Live(), Since: status.Since, Link: c.linkStats()}
-	switch {
-	case c.closed.Load():
+	links := c.linkStats()
+	health := Health{Ready: true, Link: worst(links), Links: links}
+	for _, s := range c.servers() {
+		status := s.status()
+		if s.shard.Live() {
+			if health.Ready && status.Since.After(health.Since) {
+				health.Since = status.Since
+			}
+			continue
+		}
+		if health.Ready {
+			health.Since = status.Since
+		}
+		health.Ready = false
+		if health.Reason == "" {
+			health.Reason = "the invalidation link is down"
+			if status.LastError != nil {
+				health.Reason += ": " + status.LastError.Error()
+			}
+		}
+	}
+	if health.Ready && c.cluster != nil && c.uncovered() {
+		health.Ready, health.Reason = false, "slots of the cluster have no owner that is known and has a live link"
+	}
+	if c.closed.Load() {
 		health.Reason = ErrClosed.Error()
-	case !health.Ready && status.LastError != nil:
-		health.Reason = "the invalidation link is down: " + status.LastError.Error()
-	case !health.Ready:
-		health.Reason = "the invalidation link is down"
 	}
 	return health
 }
@@ -197,14 +236,15 @@ func (c *Client) observe(snapshot *telemetry.Snapshot) {
 			Invalidated: int64(local.Fills.Invalidated), Epoch: int64(local.Fills.Epoch), Capacity: int64(local.Fills.Capacity),
 		},
 	}
-	snapshot.Flushes = telemetry.Flushes{Reconnect: c.flushes.reconnect.Load(), FlushAll: c.flushes.flushAll.Load(), Gap: c.flushes.gap.Load(), Manual: c.flushes.manual.Load()}
+	snapshot.Flushes = telemetry.Flushes{Reconnect: c.flushes.reconnect.Load(), FlushAll: c.flushes.flushAll.Load(), Gap: c.flushes.gap.Load(), Manual: c.flushes.manual.Load(), Topology: c.flushes.topology.Load()}
 	if c.bus != nil {
 		return
 	}
-	link := c.linkStats()
-	snapshot.Links = append(snapshot.Links, telemetry.LinkSnapshot{
-		Server:     c.remote.server,
-		Reconnects: int64(link.Reconnects),
-		Staleness:  link.Staleness,
-	})
+	for _, link := range c.linkStats() {
+		snapshot.Links = append(snapshot.Links, telemetry.LinkSnapshot{
+			Server:     telemetry.ParseServer(link.Server),
+			Reconnects: int64(link.Reconnects),
+			Staleness:  link.Staleness,
+		})
+	}
 }

@@ -247,17 +247,55 @@ func (r *rueidisClient) lookAgain(ctx context.Context, m read, q query, found *r
 // lead asks Redis for what others may wait for, too.
 func (r *rueidisClient) lead(ctx context.Context, m read, f *replyFlight) rueidis.RedisResult {
 	began, wall := localcache.Now(), time.Now()
-	spanned, span := r.client.telemetry.StartRedis(ctx, m.parts[0], r.client.remote.server, 1)
-	var life, result rueidis.RedisResult
-	// The life first: what it says of a key that is not there is true of the reply, or a push of the key is on its way and ends the
-	// token. And it is counted from before the request, so it ends no later here than there.
-	_ = tryAgain(spanned, func() error {
-		results := r.Client.DoMulti(spanned, r.B().Pttl().Key(m.key).Build(), rueidis.Completed(m.command))
-		life, result = results[0], results[1]
-		return errors.Join(life.NonRedisError(), result.NonRedisError())
-	})
+	spanned, span := r.client.telemetry.StartRedis(ctx, m.parts[0], r.client.serverOf("", m.key).name, 1)
+	answers := r.ask(spanned, []wanted{{m, 0, f}})
+	life, result := answers[0], answers[1]
 	span.End(result.Error())
 	return r.land(ctx, m, f, life, result, began, wall)
+}
+
+// ask returns what is left of the life of each key, and the reply to each command, in turn: from the servers that own the keys, all at once,
+// each of them in one round trip, and in another from whoever owns a key that turns out to have moved. It notes in each flight who
+// answered.
+func (r *rueidisClient) ask(ctx context.Context, mine []wanted) []rueidis.RedisResult {
+	answers := make([]rueidis.RedisResult, 2*len(mine))
+	keys := make([]string, len(mine))
+	for i, m := range mine {
+		keys[i] = m.key
+	}
+	send := func(redis rueidis.Client, some []int) {
+		_ = tryAgain(ctx, func() error {
+			// The life first: what it says of a key that is not there is true of the reply, or a push of the key is on its way and ends the
+			// token. And it is counted from before the request, so it ends no later here than there.
+			commands := make(rueidis.Commands, 0, 2*len(some))
+			for _, i := range some {
+				commands = append(commands, r.B().Pttl().Key(keys[i]).Build(), rueidis.Completed(mine[i].command))
+			}
+			results := redis.DoMulti(ctx, commands...)
+			for n, i := range some {
+				answers[2*i], answers[2*i+1] = results[2*n], results[2*n+1]
+			}
+			return firstNonRedisError(results)
+		})
+	}
+	_ = r.client.remote.split(keys, func(s *server, some []int) error {
+		send(s.redis, some)
+		var moved []int
+		for _, i := range some {
+			direct := !s.redirects(answers[2*i].Error()) && !s.redirects(answers[2*i+1].Error())
+			if !direct {
+				moved = append(moved, i)
+			}
+			if f := mine[i].f; f != nil {
+				f.shard = r.client.remote.answered(s, direct, keys[i])
+			}
+		}
+		if len(moved) > 0 {
+			send(r.Client, moved)
+		}
+		return nil
+	})
+	return answers
 }
 
 // land ends a flight with what Redis answered, and stores it if it may.
@@ -280,7 +318,7 @@ func (r *rueidisClient) land(ctx context.Context, m read, f *replyFlight, life, 
 	if lifeErr == nil && keepable(err) && int64(message.CacheSize()) < r.client.options.MaxBytes/4 {
 		if kept, err := cached(&message, pxat); err == nil {
 			f.message = kept
-			if left > 0 {
+			if left > 0 && f.token.Of(f.shard) {
 				r.keep(m, f.token, kept, began.Add(left))
 			}
 		}

@@ -14,6 +14,7 @@ type replyFlight struct {
 	name  replyName
 	token localcache.Token // taken before anything was sent
 	began localcache.Instant
+	shard *localcache.Shard // of the server that answered: see reply.shard; for its leader
 
 	done      chan struct{} // closed when what follows is set
 	message   rueidis.RedisMessage
@@ -43,7 +44,7 @@ func (r *rueidisClient) join(m read, q query) (f *replyFlight, leader bool) {
 	part.mu.Lock()
 	defer part.mu.Unlock()
 	if current := part.byName[name]; current != nil && current.token.Current() {
-		if current.began >= q.notBefore || asOf >= q.notBefore {
+		if current.token.Of(shard) && (current.began >= q.notBefore || asOf >= q.notBefore) {
 			return current, false
 		}
 		// What the new flight finds may be newer, and be read from L1 before the old one stores what it found: it must not any more.

@@ -110,17 +110,9 @@ func (r *rueidisClient) DoMultiCache(ctx context.Context, multi ...rueidis.Cache
 // leadMulti asks Redis for several commands at once.
 func (r *rueidisClient) leadMulti(ctx context.Context, mine []wanted, results []rueidis.RedisResult) {
 	began, wall := localcache.Now(), time.Now()
-	spanned, span := r.client.telemetry.StartRedis(ctx, "PIPELINE", r.client.remote.server, len(mine))
-	var answers []rueidis.RedisResult
-	err := tryAgain(spanned, func() error {
-		commands := make(rueidis.Commands, 0, 2*len(mine))
-		for _, m := range mine {
-			commands = append(commands, r.B().Pttl().Key(m.key).Build(), rueidis.Completed(m.command))
-		}
-		answers = r.Client.DoMulti(spanned, commands...)
-		return firstNonRedisError(answers)
-	})
-	span.End(err)
+	spanned, span := r.client.telemetry.StartRedis(ctx, "PIPELINE", r.client.serverOf("", mine[0].key).name, len(mine))
+	answers := r.ask(spanned, mine)
+	span.End(firstNonRedisError(answers))
 	for i, m := range mine {
 		life, result := answers[2*i], answers[2*i+1]
 		if m.f != nil {
@@ -246,12 +238,16 @@ func element(message rueidis.RedisMessage) (value rueidis.RedisMessage, ok bool)
 
 // leadMget asks Redis for the values of several keys at once. It is not ok if there is an error instead.
 func (r *rueidisClient) leadMget(ctx context.Context, mine []wanted, path string, values []rueidis.RedisMessage) (failure rueidis.RedisResult, ok bool) {
+	if r.client.cluster != nil {
+		return r.leadGets(ctx, mine, path, values)
+	}
 	keys := make([]string, len(mine))
 	for i, m := range mine {
 		keys[i] = m.key
 	}
 	began, wall := localcache.Now(), time.Now()
-	spanned, span := r.client.telemetry.StartRedis(ctx, "PIPELINE", r.client.remote.server, len(mine))
+	server := r.client.serverOf("", keys[0])
+	spanned, span := r.client.telemetry.StartRedis(ctx, "PIPELINE", server.name, len(mine))
 	var answers []rueidis.RedisResult
 	err := tryAgain(spanned, func() error {
 		commands := make(rueidis.Commands, 0, len(mine)+1)
@@ -263,7 +259,7 @@ func (r *rueidisClient) leadMget(ctx context.Context, mine []wanted, path string
 		} else {
 			commands = append(commands, r.B().JsonMget().Key(keys...).Path(path).Build())
 		}
-		answers = r.Client.DoMulti(spanned, commands...)
+		answers = server.redis.DoMulti(spanned, commands...)
 		return firstNonRedisError(answers)
 	})
 	span.End(err)
@@ -291,10 +287,33 @@ func (r *rueidisClient) leadMget(ctx context.Context, mine []wanted, path string
 				m.f.abandoned = true
 				r.end(m.read, m.f)
 			} else {
+				m.f.shard = r.client.remote.answered(server, true, m.key)
 				result = r.land(ctx, m.read, m.f, answers[i], result, began, wall)
 			}
 		}
 		values[m.index], _ = result.ToMessage()
+	}
+	return failure, true
+}
+
+// leadGets is leadMget in a cluster, where a command may have keys of one slot only.
+func (r *rueidisClient) leadGets(ctx context.Context, mine []wanted, path string, values []rueidis.RedisMessage) (failure rueidis.RedisResult, ok bool) {
+	for i := range mine {
+		mine[i].command = r.single(mine[i].key, path)
+		mine[i].parts = mine[i].command.Commands()
+	}
+	results := make([]rueidis.RedisResult, len(values))
+	r.leadMulti(ctx, mine, results)
+	for _, m := range mine {
+		if results[m.index].NonRedisError() != nil {
+			return results[m.index], false
+		}
+		message, _ := results[m.index].ToMessage()
+		value, ok := element(message)
+		if !ok {
+			return results[m.index], false
+		}
+		values[m.index] = value
 	}
 	return failure, true
 }

@@ -369,28 +369,24 @@ type setting struct {
 	ttl  time.Duration
 }
 
-// setMany writes several keys in one round trip a server, and returns an error for each, or nil.
+// setMany writes several keys, all different, in one round trip a server, and returns an error for each, or nil.
 func (r *remote) setMany(ctx context.Context, keys []string, values []setting) []error {
-	failures := make([]error, len(keys))
-	err := r.once(ctx, "PIPELINE SET", len(keys), func(ctx context.Context) error {
-		commands := make(rueidis.Commands, len(keys))
-		for i, v := range values {
-			if v.ttl == 0 {
-				commands[i] = r.redis.B().Del().Key(keys[i]).Build()
-			} else {
-				commands[i] = r.redis.B().Set().Key(keys[i]).Value(rueidis.BinaryString(v.data)).Px(v.ttl).Build()
-			}
-		}
-		return eachResult(r.redis.DoMulti(ctx, commands...), func(i int, result rueidis.RedisResult) error {
-			failures[i] = result.Error()
-			return failures[i]
-		})
-	})
-	if errors.Is(err, ErrClosed) {
-		for i := range failures {
-			failures[i] = err
-		}
+	places := make(map[string]*int, len(keys))
+	for i, key := range keys {
+		places[key] = &i
 	}
+	failures := make([]error, len(keys))
+	eachKey(ctx, r, "PIPELINE SET", places, func(redis rueidis.Client, i *int) rueidis.Completed {
+		if v := values[*i]; v.ttl != 0 {
+			return redis.B().Set().Key(keys[*i]).Value(rueidis.BinaryString(v.data)).Px(v.ttl).Build()
+		}
+		return redis.B().Del().Key(keys[*i]).Build()
+	}, func(i *int, result rueidis.RedisResult, err error) {
+		if err == nil {
+			err = result.Error()
+		}
+		failures[*i] = err
+	})
 	return failures
 }
 
@@ -401,8 +397,8 @@ if redis.call('GETRANGE', KEYS[1], 0, #ARGV[1] - 1) == ARGV[1] then return 0 end
 return redis.call('PEXPIRE', KEYS[1], ARGV[2])`)
 
 func (r *remote) touch(ctx context.Context, key string, ttl time.Duration) (touched bool, err error) {
-	err = r.once(ctx, "EVALSHA", 1, func(ctx context.Context) error {
-		n, err := touchScript.Exec(ctx, r.redis, []string{key}, []string{reservedPrefix, strconv.FormatInt(replaceMilliseconds(ttl), 10)}).AsInt64()
+	_, err = r.once(ctx, r.client.serverOf("", key), "EVALSHA", func(ctx context.Context, redis rueidis.Client) error {
+		n, err := touchScript.Exec(ctx, redis, []string{key}, []string{reservedPrefix, strconv.FormatInt(replaceMilliseconds(ttl), 10)}).AsInt64()
 		touched = n == 1
 		return err
 	})

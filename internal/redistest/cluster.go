@@ -156,7 +156,7 @@ func (c *Cluster) replicate(ctx context.Context, replica, primary *Server) error
 	return nil
 }
 
-// AddPrimary starts a node that has no slots, and returns when all others know it.
+// AddPrimary starts a node that has no slots, and returns when all others know it and it knows who owns what.
 func (c *Cluster) AddPrimary(ctx context.Context) (*Server, error) {
 	s, err := c.start(ctx)
 	if err != nil {
@@ -165,7 +165,7 @@ func (c *Cluster) AddPrimary(ctx context.Context) (*Server, error) {
 	if err := c.meet(ctx); err != nil {
 		return nil, err
 	}
-	return s, nil
+	return s, c.AwaitStable(ctx)
 }
 
 // Remove makes all others forget a node, which must have no slots, and ends it.

@@ -67,13 +67,11 @@ func (v ClusterView) node(id string) (ClusterNode, bool) {
 	return v.Nodes[i], true
 }
 
-// owners says who owns what, to compare two views by.
+// owners says who owns what and who follows whom, to compare two views by.
 func (v ClusterView) owners() string {
 	var owners []string
 	for _, node := range v.Nodes {
-		if len(node.Slots) > 0 {
-			owners = append(owners, fmt.Sprint(node.ID, node.Slots))
-		}
+		owners = append(owners, fmt.Sprint(node.ID, node.Slots, node.Primary))
 	}
 	slices.Sort(owners)
 	return strings.Join(owners, " ")

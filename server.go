@@ -1,0 +1,207 @@
+package nearcache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/go-nearcache/nearcache/localcache"
+	"github.com/go-nearcache/nearcache/telemetry"
+	"github.com/go-nearcache/nearcache/tracking"
+)
+
+// A server is one Redis server that the client reads from: the connections for data, the link that tells what changes there, and the shard
+// of L1 that the link keeps coherent. A client without Redis has one too, whose link is the bus.
+type server struct {
+	client  *Client
+	node    tracking.Node // without an ID outside a cluster
+	name    telemetry.Server
+	shard   *localcache.Shard
+	redis   rueidis.Client // nil without Redis
+	canary  *canary        // nil unless Options.Canary asks for one
+	linked  atomic.Pointer[link]
+	tending background
+	fetches combiner
+
+	// downUntil ends a pause in which the server is not asked: without it every read would wait for its own timeout before it goes to its
+	// loader, for as long as the server is away.
+	downUntil atomic.Int64
+
+	// owns are the slots that the server itself said it owns, the last time that it was asked.
+	owns atomic.Pointer[slotSet]
+
+	mu      sync.Mutex
+	failure error // why there is no link yet
+	since   time.Time
+}
+
+// link tells the client what changed: a tracker's, or the bus.
+type link interface {
+	Fence(context.Context) error
+	Status() tracking.Status
+	Close(context.Context) error
+}
+
+func (c *Client) newServer(node tracking.Node) *server {
+	s := &server{client: c, node: node, name: telemetry.ParseServer(node.Address), shard: c.local.NewShard(), since: time.Now()}
+	if c.options.Canary > 0 {
+		s.canary = newCanary(s)
+	}
+	return s
+}
+
+// open makes the link, and then the connections for data. If it fails, it leaves nothing behind but the shard.
+func (s *server) open(ctx context.Context) error {
+	options := tracking.Options{
+		Redis:     s.client.optionFor(s.node.Address),
+		Prefixes:  s.client.options.Prefixes,
+		Handler:   (*linkHandler)(s),
+		Node:      s.node.ID,
+		Heartbeat: s.client.options.heartbeat(),
+		Deadline:  max(tracking.DefaultDeadline, s.client.options.RemoteTimeout),
+		Logger:    s.client.logger,
+	}
+	if s.node.ID != "" {
+		options.Topology = (*linkHandler)(s).Topology
+	}
+	tracker, err := tracking.Open(ctx, options)
+	if err != nil {
+		return s.failed(fmt.Errorf("nearcache: %w", err))
+	}
+	// After the link, because it takes no context: whether the server answers at all is known by now.
+	redis, err := rueidis.NewClient(options.Redis)
+	if err != nil {
+		if redis != nil {
+			redis.Close()
+		}
+		err = fmt.Errorf("nearcache: cannot connect to Redis at %q: %w: start a server there or correct Options.Redis", s.node.Address, err)
+		return s.failed(errors.Join(err, tracker.Close(ctx)))
+	}
+	s.redis = redis
+	s.setLink(tracker)
+	if s.canary != nil {
+		s.canary.tracker = tracker
+		s.tending.start(s.canary.run)
+	}
+	return nil
+}
+
+func (s *server) failed(err error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.failure = err
+	return err
+}
+
+func (s *server) setLink(l link) { s.linked.Store(&l) }
+
+func (s *server) link() link {
+	if l := s.linked.Load(); l != nil {
+		return *l
+	}
+	return nil
+}
+
+func (s *server) status() tracking.Status {
+	if l := s.link(); l != nil {
+		return l.Status()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return tracking.Status{Server: tracking.Server{Address: s.node.Address}, Since: s.since, LastError: s.failure}
+}
+
+func (s *server) fence(ctx context.Context) error {
+	l := s.link()
+	if l == nil {
+		return fmt.Errorf("%w: %w", tracking.ErrLinkDown, s.status().LastError)
+	}
+	return l.Fence(ctx)
+}
+
+// close ends the server in the order in which nothing can be stored after its protection is gone.
+func (s *server) close(ctx context.Context) (err error) {
+	s.shard.Suspend()
+	err = s.tending.stop(ctx)
+	if l := s.link(); l != nil {
+		err = errors.Join(err, l.Close(ctx))
+	}
+	if s.redis != nil {
+		s.redis.Close()
+	}
+	s.fetches.close()
+	s.shard.Close()
+	return err
+}
+
+func (s *server) reachable() {
+	if s.downUntil.Load() != 0 {
+		s.downUntil.Store(0)
+	}
+}
+
+// linkHandler is a server as its link sees it. Its methods run on the goroutine that reads the link: none blocks.
+type linkHandler server
+
+func (h *linkHandler) Live(asOf time.Time) {
+	if h.client.closed.Load() {
+		return
+	}
+	h.shard.Renew(localcache.At(asOf))
+	(*server)(h).reachable()
+	h.canary.renewed()
+	h.client.caches.wakeAll()
+}
+
+func (h *linkHandler) Invalidate(key string) {
+	if !h.canary.pushed(key) {
+		h.client.invalidate(key, localcache.Tracking)
+	}
+}
+
+func (h *linkHandler) Flush() { h.flush(&h.client.flushes.flushAll) }
+
+func (h *linkHandler) flush(counted *atomic.Int64) {
+	h.shard.Flush()
+	counted.Add(1)
+	h.canary.moot()
+	h.client.caches.wakeAll()
+}
+
+func (h *linkHandler) Lost(error) {
+	closed := h.client.closed.Load()
+	if h.client.options.OnDisconnect == ServeStale && !closed {
+		h.shard.Freeze()
+	} else {
+		h.shard.Suspend()
+	}
+	if !closed {
+		h.client.flushes.reconnect.Add(1)
+	}
+	h.canary.moot()
+	h.client.caches.wakeAll()
+	h.client.watch.kick()
+}
+
+func (h *linkHandler) Confirm(asOf time.Time) { h.shard.Confirm(localcache.At(asOf)) }
+
+// Topology is told what the server says of the slots of its cluster. What it has lost is written elsewhere from now on, and may have been
+// dropped without a word; so nothing that was read from it stays. What it has gained was never read from it.
+func (h *linkHandler) Topology(topology tracking.Topology) {
+	owns := ownedBy(topology, topology.Self)
+	if before := h.owns.Swap(owns); before != nil && !owns.contains(before) {
+		h.flush(&h.client.flushes.topology)
+	}
+	h.client.watch.report(topology)
+}
+
+// warn logs what an operator should know.
+func (c *Client) warn(ctx context.Context, message string, err error) {
+	c.logger.LogAttrs(ctx, slog.LevelWarn, message, slog.String("error", err.Error()))
+}
