@@ -117,6 +117,7 @@ func (c *Client) connect(ctx context.Context) error {
 		return optionError("Redis.InitAddress", fmt.Sprintf("%q", addresses), "must name one server, or nodes of a cluster: the first is a server on its own")
 	}
 	c.redis = s.redis
+	s.tend()
 	return c.prove(ctx, s.node.Address)
 }
 

@@ -124,6 +124,7 @@ func (c *Client) connectCluster(ctx context.Context) error {
 	}
 	for node, s := range cl.servers {
 		if cl.ready[s] {
+			s.tend()
 			if err := c.prove(ctx, node.Address); err != nil {
 				return errors.Join(err, cl.close(ctx))
 			}
@@ -330,6 +331,7 @@ func (cl *cluster) nowOpen(ctx context.Context, s *server) {
 	}
 	delete(cl.opening, s)
 	cl.ready[s] = true
+	s.tend()
 	cl.route()
 }
 

@@ -87,9 +87,15 @@ func (s *server) open(ctx context.Context) error {
 	s.setLink(tracker)
 	if s.canary != nil {
 		s.canary.tracker = tracker
-		s.tending.start(s.canary.run)
 	}
 	return nil
+}
+
+// tend starts what a server that is open does by itself, which may need the whole client.
+func (s *server) tend() {
+	if s.canary != nil {
+		s.tending.start(s.canary.run)
+	}
 }
 
 func (s *server) failed(err error) error {
