@@ -271,6 +271,7 @@ func TestRueidisMGetFailsWithWhatItWaitsFor(t *testing.T) {
 	})
 	options := optionsAt(proxy.addr())
 	options.MaxStaleness = endless
+	oneConnection(&options)
 	node, client := wrapped(t, options)
 	server.Do(t, "SET", prefix+"a", "1")
 	fence(t, node)
