@@ -141,8 +141,8 @@ func (r *remote) replaceDue(ctx context.Context, key, expected string, data []by
 		expected, rueidis.BinaryString(data),
 		strconv.FormatInt(replaceMilliseconds(ttl), 10), strconv.FormatInt(left.Milliseconds()+rounding, 10),
 	}
-	err = r.once(ctx, "EVALSHA", 1, func(ctx context.Context) error {
-		n, err := replaceDueScript.Exec(ctx, r.redis, []string{key}, arguments).AsInt64()
+	_, err = r.once(ctx, r.client.serverOf("", key), "EVALSHA", func(ctx context.Context, redis rueidis.Client) error {
+		n, err := replaceDueScript.Exec(ctx, redis, []string{key}, arguments).AsInt64()
 		replaced = n == 1
 		return err
 	})
