@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 )
@@ -89,11 +90,7 @@ func (w *written) text(key string) string {
 	case 1:
 		return fmt.Sprintf("%s: pushed out of the memory of %s after %.2f ms", text, w.heard[0], w.last.Seconds()*1000)
 	}
-	names := w.heard[0]
-	for _, name := range w.heard[1:] {
-		names += ", " + name
-	}
-	return fmt.Sprintf("%s: pushed out of the memory of %s within %.2f ms", text, names, w.last.Seconds()*1000)
+	return fmt.Sprintf("%s: pushed out of the memory of %s within %.2f ms", text, strings.Join(w.heard, ", "), w.last.Seconds()*1000)
 }
 
 func (j *journal) all() []entry {

@@ -94,7 +94,7 @@ func (p *prometheusServer) scrape() {
 	appender := p.db.Appender(p.t.Context())
 	for {
 		entry, err := parse.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		check(p.t, err)

@@ -447,7 +447,7 @@ func reduce(picture []byte) ([]byte, error) {
 }
 
 func alike(a, b color.Color) bool {
-	const near = 6 << 8
+	const near = 12 << 8
 	ar, ag, ab, _ := a.RGBA()
 	br, bg, bb, _ := b.RGBA()
 	apart := func(x, y uint32) uint32 { return max(x, y) - min(x, y) }
