@@ -1,9 +1,11 @@
 package broadcast_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -362,6 +364,37 @@ func TestHandlerThatPanics(t *testing.T) {
 	if got := subscriber.Stats().HandlerErrors; got != 1 {
 		t.Errorf("%d handler errors, want 1", got)
 	}
+}
+
+func TestFailuresOfAHandlerDoNotFloodTheLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := broadcast.NewNetwork(broadcast.NetworkOptions{})
+		var text bytes.Buffer
+		publisher := newBus(t, broadcast.Options{Transport: network.Transport(), Origin: "publisher"})
+		subscriber := newBus(t, broadcast.Options{
+			Transport: network.Transport(), Origin: "subscriber", Logger: slog.New(slog.NewTextHandler(&text, nil)),
+		})
+		subscribe(t, subscriber, broadcast.Handler{Message: func(context.Context, broadcast.Message) error { return errors.New("cannot take it") }})
+		failed := func(more int) {
+			t.Helper()
+			synctest.Wait()
+			lines := strings.Split(strings.TrimSpace(text.String()), "\n")
+			text.Reset()
+			if len(lines) != 1 || !strings.Contains(lines[0], `"broadcast: handler failed"`) || !strings.Contains(lines[0], fmt.Sprintf("more=%d", more)) {
+				t.Errorf("want one line that tells of %d more: %q", more, lines)
+			}
+		}
+		for range 100 {
+			publish(t, publisher, "bad")
+		}
+		failed(0)
+		time.Sleep(time.Second)
+		publish(t, publisher, "bad")
+		failed(99)
+		if got := subscriber.Stats().HandlerErrors; got != 101 {
+			t.Errorf("%d handler errors, want 101", got)
+		}
+	})
 }
 
 func TestCloseFromItsOwnHandler(t *testing.T) {

@@ -58,6 +58,10 @@ type Subscription struct {
 	since      time.Time
 	live       atomic.Bool
 
+	// Of the goroutine that calls the handler.
+	logged   time.Time // when a failure of the handler was
+	unlogged int       // failures since
+
 	ctx    context.Context
 	cancel context.CancelFunc
 	done   chan struct{} // closed when the handler goroutine has ended
@@ -145,9 +149,22 @@ func (s *Subscription) handleMessage(m Message) {
 	s.bus.counters.delivered.Add(1)
 	if err != nil {
 		s.bus.counters.handlerErrors.Add(1)
-		s.bus.options.Logger.LogAttrs(ctx, slog.LevelError, "broadcast: handler failed",
-			slog.String("topic", m.Topic), slog.String("message", m.ID()), slog.Any("error", err))
+		s.logFailure(ctx, m, err)
 	}
+}
+
+// logFailure logs at most one failure of the handler a second, and with it how many were kept back since the last: a handler that fails for every
+// message would flood the log.
+func (s *Subscription) logFailure(ctx context.Context, m Message, err error) {
+	now := time.Now()
+	if now.Sub(s.logged) < time.Second {
+		s.unlogged++
+		return
+	}
+	s.logged = now
+	s.bus.options.Logger.LogAttrs(ctx, slog.LevelError, "broadcast: handler failed",
+		slog.String("topic", m.Topic), slog.String("message", m.ID()), slog.Any("error", err), slog.Int("more", s.unlogged))
+	s.unlogged = 0
 }
 
 func (s *Subscription) callMessage(ctx context.Context, m Message) (err error) {
