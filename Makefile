@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo live test test-kafka bench chaos mutants model lint fuzz examples ci clean
+.PHONY: help demo live test test-kafka bench patterns chaos mutants model lint fuzz examples ci clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +21,10 @@ test-kafka: ## test broadcast/kafka on a real Apache Kafka, which Maven fetches;
 bench: ## measure side by side with other caches, as ratios within one run
 	@scripts/install redis-server
 	@cd bench && go run .
+
+patterns: ## compare ways to tell other nodes of a change, and write the table of docs/patterns-of-communication.md
+	@scripts/install redis-server rabbitmq-server
+	@cd examples && go run ./patterns -docs ../docs
 
 chaos: ## readers, writers and faults, every read judged: DURATION (default 1m), SEED (default: a random one)
 	@scripts/install redis-server

@@ -10,7 +10,8 @@
 //
 // A [Harness] gives transports; the faults it can cause are optional interfaces that it implements: [Stopper],
 // [Breaker], [Isolator], [BlackHoler], [Trimmer], [Disturber]. A fault that is not offered is not run, and the log says so.
-// Every fault writes an accounting line: what was published, delivered and reported lost, and unreported, which must be 0.
+// Every fault writes an accounting line: what was published, delivered and reported lost, and unreported, which must be 0. A fault that only one
+// transport has is run in the same way with [RunFault].
 package broadcasttest
 
 import (

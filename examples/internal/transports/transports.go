@@ -113,17 +113,35 @@ func openRedis(
 		system.Broker = redisBroker{server}
 	}
 	system.connect = func(wire *Wire) (broadcast.Transport, error) {
-		through := option
-		through.DialCtxFn = func(ctx context.Context, address string, dialer *net.Dialer, config *tls.Config) (net.Conn, error) {
-			conn, err := wire.dial(ctx, dialer, address)
-			if err == nil && config != nil {
-				conn = tls.Client(conn, config)
-			}
-			return conn, err
-		}
-		return connect(broadcast.RedisOptions{Client: through})
+		return connect(broadcast.RedisOptions{Client: through(option, wire)})
 	}
 	return system, nil
+}
+
+func through(option rueidis.ClientOption, wire *Wire) rueidis.ClientOption {
+	option.DialCtxFn = func(ctx context.Context, address string, dialer *net.Dialer, config *tls.Config) (net.Conn, error) {
+		conn, err := wire.Dial(ctx, dialer, address)
+		if err == nil && config != nil {
+			conn = tls.Client(conn, config)
+		}
+		return conn, err
+	}
+	return option
+}
+
+// OpenTracking starts a Redis for clients that keep their data there, and says how to connect to it by way of a wire.
+func OpenTracking(ctx context.Context) (*System, func(*Wire) rueidis.ClientOption, error) {
+	server, err := redistest.Run(ctx, redistest.Config{Persistent: true})
+	if err != nil {
+		return nil, nil, err
+	}
+	system := &System{
+		Name: "tracking", Where: server.Addr() + ", started for this program", Broker: redisBroker{server}, close: server.Close,
+		connect: func(*Wire) (broadcast.Transport, error) {
+			return nil, errors.New("tracking is no transport: the server itself announces what changes")
+		},
+	}
+	return system, func(wire *Wire) rueidis.ClientOption { return through(server.ClientOption(), wire) }, nil
 }
 
 type redisBroker struct{ server *redistest.Server }
@@ -165,7 +183,7 @@ func openKafka(name string, addresses []string) (*System, error) {
 	system.connect = func(wire *Wire) (broadcast.Transport, error) {
 		return kafka.New(kafka.Options{Brokers: addresses, Client: []kgo.Opt{
 			kgo.Dialer(func(ctx context.Context, _, address string) (net.Conn, error) {
-				return wire.dial(ctx, &net.Dialer{Timeout: dialTimeout}, address)
+				return wire.Dial(ctx, &net.Dialer{Timeout: dialTimeout}, address)
 			}),
 		}})
 	}
@@ -224,7 +242,7 @@ func openRabbitMQ(ctx context.Context, name, url string) (*System, error) {
 		return rabbitmq.NewFanout(rabbitmq.FanoutOptions{Options: rabbitmq.Options{
 			URLs: []string{url},
 			Config: amqp.Config{Dial: func(_, address string) (net.Conn, error) {
-				conn, err := wire.dial(context.Background(), &net.Dialer{Timeout: dialTimeout}, address)
+				conn, err := wire.Dial(context.Background(), &net.Dialer{Timeout: dialTimeout}, address)
 				if err != nil {
 					return nil, err
 				}

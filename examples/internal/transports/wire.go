@@ -48,7 +48,8 @@ func (w *Wire) isCut() bool {
 	return w.cut
 }
 
-func (w *Wire) dial(ctx context.Context, dialer *net.Dialer, address string) (net.Conn, error) {
+// Dial connects through the wire.
+func (w *Wire) Dial(ctx context.Context, dialer *net.Dialer, address string) (net.Conn, error) {
 	if w.isCut() {
 		return nil, errCut
 	}
