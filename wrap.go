@@ -246,6 +246,7 @@ func (r *rueidisClient) lookAgain(ctx context.Context, m read, q query, found *r
 
 // lead asks Redis for what others may wait for, too.
 func (r *rueidisClient) lead(ctx context.Context, m read, f *replyFlight) rueidis.RedisResult {
+	defer r.abandon(m, f) // should rueidis panic
 	began, wall := localcache.Now(), time.Now()
 	spanned, span := r.client.telemetry.StartRedis(ctx, m.parts[0], r.client.serverOf("", m.key).name, 1)
 	answers := r.ask(spanned, []wanted{{m, 0, f}})

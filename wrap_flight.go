@@ -20,6 +20,8 @@ type replyFlight struct {
 	message   rueidis.RedisMessage
 	err       error
 	abandoned bool // by its leader, whose context ended: its error is nobody else's
+
+	ended bool // for its leader
 }
 
 // replyName tells commands under way apart.
@@ -58,8 +60,17 @@ func (r *rueidisClient) join(m read, q query) (f *replyFlight, leader bool) {
 	return f, true
 }
 
+// abandon ends a flight that its leader has not ended, whatever it is that made the leader return: those who wait go on by themselves.
+func (r *rueidisClient) abandon(m read, f *replyFlight) {
+	if !f.ended {
+		f.abandoned = true
+		r.end(m, f)
+	}
+}
+
 // end publishes the result.
 func (r *rueidisClient) end(m read, f *replyFlight) {
+	f.ended = true
 	part := &r.flights.parts[m.hash.Part(len(r.flights.parts))]
 	part.mu.Lock()
 	if part.byName[f.name] == f {

@@ -24,6 +24,15 @@ type wants struct {
 	mine, others []wanted
 }
 
+// abandon ends the flights that have not come to an end, because the call failed before.
+func (w *wants) abandon(r *rueidisClient) {
+	for _, m := range w.mine {
+		if m.f != nil {
+			r.abandon(m.read, m.f)
+		}
+	}
+}
+
 // want looks for an answer once more, or else joins a flight or begins one.
 func (r *rueidisClient) want(ctx context.Context, w *wants, m read, index int, q query, found *replies, result localcache.Result) (answer rueidis.RedisResult, done bool) {
 	if !r.cacheable(m) {
@@ -73,6 +82,7 @@ func (r *rueidisClient) DoMultiCache(ctx context.Context, multi ...rueidis.Cache
 	now := localcache.Now()
 	q := query{began: now, notBefore: now.Add(-r.staleness)}
 	var w wants
+	defer w.abandon(r)
 	var special []int
 	for i := range multi {
 		command := multi[i].Cmd
@@ -148,6 +158,7 @@ func (r *rueidisClient) mget(ctx context.Context, keys []string, path string, tt
 	now := localcache.Now()
 	q := query{began: now, notBefore: now.Add(-r.staleness)}
 	var w wants
+	defer w.abandon(r)
 	parts := []string{"GET", ""}
 	if path != "" {
 		parts = []string{"JSON.GET", "", path}
@@ -167,7 +178,7 @@ func (r *rueidisClient) mget(ctx context.Context, keys []string, path string, tt
 		m := read{parts: append([]string(nil), parts...), at: 1, key: key, hash: k, ttl: ttl}
 		if answer, done := r.want(ctx, &w, m, i, q, found, result); done {
 			if err := answer.NonRedisError(); err != nil {
-				return r.abandonMine(w, answer)
+				return answer
 			}
 			if late == nil {
 				late = make(map[int]rueidis.RedisMessage)
@@ -204,17 +215,6 @@ func (r *rueidisClient) mget(ctx context.Context, keys []string, path string, tt
 		values[m.index] = value
 	}
 	return rueidis.NewResult(array, nil)
-}
-
-// abandonMine gives up what a call began before it was refused, so that nobody waits for it.
-func (r *rueidisClient) abandonMine(w wants, refusal rueidis.RedisResult) rueidis.RedisResult {
-	for _, m := range w.mine {
-		if m.f != nil {
-			m.f.abandoned = true
-			r.end(m.read, m.f)
-		}
-	}
-	return refusal
 }
 
 func (r *rueidisClient) single(key, path string) rueidis.Cacheable {
@@ -270,22 +270,13 @@ func (r *rueidisClient) leadMget(ctx context.Context, mine []wanted, path string
 		all = rueidis.NewErrorResult(err)
 	}
 	if err != nil {
-		for _, m := range mine {
-			if m.f != nil {
-				// Those who wait may have asked for GET, and be answered.
-				m.f.abandoned = true
-				r.end(m.read, m.f)
-			}
-		}
-		return all, false
+		return all, false // and those who wait, who may have asked for GET and be answered, go on by themselves
 	}
 	for i, m := range mine {
 		result := rueidis.NewResult(elements[i], nil)
 		if m.f != nil {
 			if pttl, err := answers[i].AsInt64(); elements[i].IsNil() && (err != nil || pttl != absentKey) {
-				// It is there, and not a string. GET would say so.
-				m.f.abandoned = true
-				r.end(m.read, m.f)
+				r.abandon(m.read, m.f) // it is there, and not a string: GET would say so
 			} else {
 				m.f.shard = r.client.remote.answered(server, true, m.key)
 				result = r.land(ctx, m.read, m.f, answers[i], result, began, wall)
