@@ -42,6 +42,7 @@ var suites = []suite{
 	{"memory", memory},
 	{"wrap", wraps},
 	{"telemetry", observed},
+	{"bus", buses},
 }
 
 func main() {

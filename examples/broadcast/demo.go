@@ -60,7 +60,6 @@ func run(ctx context.Context, out io.Writer, transport string, brokers transport
 	fmt.Fprintf(out, "  %d updates, each on one node; the others forgot the old row after %v (median), %v (99 %%), %v (longest)\n",
 		updates, measure.Round(seen.Median()), measure.Round(seen.Quantile(0.99)), measure.Round(seen.Quantile(1)))
 
-	loads = database.Queries()
 	if err := fleet[0].client.Flush(ctx); err != nil {
 		return err
 	}

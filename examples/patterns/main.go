@@ -33,7 +33,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	var results []result
-	for _, name := range strings.Split(*names, ",") {
+	for name := range strings.SplitSeq(*names, ",") {
 		fmt.Fprintf(os.Stderr, "patterns: %s\n", name)
 		r, err := measureSystem(ctx, name, *phase)
 		if err != nil {
