@@ -100,6 +100,7 @@ type query struct {
 	began     localcache.Instant
 	notBefore localcache.Instant
 	bounded   bool // by the caller: no policy may give it anything older
+	skipLocal bool
 	served    *served
 }
 
@@ -116,7 +117,11 @@ func (c *Cache[V]) query(options []ReadOption) query {
 		o = option.apply(o)
 	}
 	now := localcache.Now()
-	return query{began: now, notBefore: now.Add(-o.staleness), bounded: len(options) > 0}
+	q := query{began: now, notBefore: now.Add(-o.staleness), bounded: len(options) > 0, skipLocal: o.skipLocal}
+	if o.skipLocal {
+		q.notBefore = math.MaxInt64 // nothing is as new, in L1 or on its way
+	}
+	return q
 }
 
 // miss goes on where L1 did not answer.
@@ -153,7 +158,7 @@ func (c *Cache[V]) lookAgain(ctx context.Context, key string, k localcache.Key, 
 		return answer, true, err
 	}
 	var unfenced error
-	if result == localcache.Stale {
+	if result == localcache.Stale && !q.skipLocal {
 		if unfenced = c.client.fenceShortly(ctx, c.config.Prefix, key); unfenced == nil {
 			c.counts.lookedAgain.Add(1)
 			found, result = c.view.Get(k, localcache.Now(), q.notBefore)

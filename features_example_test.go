@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log"
+	"slices"
 	"time"
 
 	"github.com/go-nearcache/nearcache"
@@ -173,4 +174,27 @@ func ExampleConfig_refreshAhead() {
 
 	// Output:
 	// 1
+}
+
+// A node reads what it will be asked for before it takes part, and an operator empties a cache without stopping the server for others.
+func ExampleCache_Warm() {
+	server := startRedis()
+	defer server.Close()
+	ctx := context.Background()
+	client, users := openUsers(ctx, server, nearcache.Options{}, nearcache.Config[User]{})
+	defer client.Close(ctx)
+	server.Command(ctx, "MSET", "user:1", `{"name":"Grace"}`, "user:42", `{"name":"Ada"}`)
+
+	err := users.Warm(ctx, slices.Values([]string{"1", "42", "nobody"}), nearcache.BulkOptions{
+		KeysPerSecond: 1000,
+		Progress:      func(done int) { fmt.Println("read:", done) },
+	})
+	fmt.Println(err)
+	removed, err := users.Clear(ctx, nearcache.BulkOptions{KeysPerSecond: 1000})
+	fmt.Println("removed:", removed, err)
+
+	// Output:
+	// read: 3
+	// <nil>
+	// removed: 2 <nil>
 }

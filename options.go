@@ -387,7 +387,21 @@ func isNil[V any](value V) bool {
 // A ReadOption changes one read.
 type ReadOption interface{ apply(readOptions) readOptions }
 
-type readOptions struct{ staleness time.Duration }
+type readOptions struct {
+	staleness time.Duration
+	skipLocal bool
+}
+
+type skipLocalOption struct{}
+
+func (skipLocalOption) apply(o readOptions) readOptions {
+	o.skipLocal = true
+	return o
+}
+
+// SkipLocal has a read ask Redis, or the loader if Redis has nothing, whatever L1 holds; L1 then keeps what was found. It is for comparing the
+// two, and costs what a miss costs: a read that must not be stale is a Fresh one.
+func SkipLocal() ReadOption { return skipLocalOption{} }
 
 type stalenessOption time.Duration
 
