@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -115,8 +116,8 @@ func (c *Cache[V]) Clear(ctx context.Context, options BulkOptions) (removed int6
 	if c.client.bus != nil {
 		return 0, fmt.Errorf("nearcache: cache %q: Clear needs Redis: use Client.Flush, which makes all nodes forget everything", c.config.Name)
 	}
-	for _, node := range c.client.redis.Nodes() {
-		n, err := c.clearNode(ctx, node, pace)
+	for _, server := range c.client.servers() {
+		n, err := c.clearServer(ctx, server, pace)
 		removed += n
 		if err != nil {
 			return removed, fmt.Errorf("nearcache: cache %q: clear: %w", c.config.Name, err)
@@ -125,12 +126,12 @@ func (c *Cache[V]) Clear(ctx context.Context, options BulkOptions) (removed int6
 	return removed, nil
 }
 
-func (c *Cache[V]) clearNode(ctx context.Context, node rueidis.Client, pace *pace) (removed int64, err error) {
+func (c *Cache[V]) clearServer(ctx context.Context, s *server, pace *pace) (removed int64, err error) {
 	spared := c.longerPrefixes()
 	var scan rueidis.ScanEntry
 	for {
-		err := c.client.remote.once(ctx, "SCAN", 1, func(ctx context.Context) (err error) {
-			scan, err = node.Do(ctx, node.B().Scan().Cursor(scan.Cursor).Match(pattern(c.config.Prefix)).Count(batchKeys).Build()).AsScanEntry()
+		err := c.client.remote.asking(ctx, s, "SCAN", 1, func(ctx context.Context) (err error) {
+			scan, err = s.redis.Do(ctx, s.redis.B().Scan().Cursor(scan.Cursor).Match(pattern(c.config.Prefix)).Count(batchKeys).Build()).AsScanEntry()
 			return err
 		})
 		if err != nil {
@@ -167,16 +168,24 @@ func (c *Cache[V]) unlink(ctx context.Context, full []string) (removed int64, er
 	}
 	forget()
 	defer forget()
-	err = c.client.remote.once(ctx, "PIPELINE UNLINK", len(full), func(ctx context.Context) error {
-		commands := make(rueidis.Commands, len(full))
-		for i, key := range full {
-			commands[i] = c.client.redis.B().Unlink().Key(key).Build()
+	var mu sync.Mutex
+	byKey := make(map[string]*string, len(full))
+	for i := range full {
+		byKey[full[i]] = &full[i]
+	}
+	eachKey(ctx, &c.client.remote, "PIPELINE UNLINK", byKey, func(redis rueidis.Client, key *string) rueidis.Completed {
+		return redis.B().Unlink().Key(*key).Build()
+	}, func(_ *string, result rueidis.RedisResult, failed error) {
+		mu.Lock()
+		defer mu.Unlock()
+		var n int64
+		if failed == nil {
+			n, failed = result.AsInt64()
 		}
-		return eachResult(c.client.redis.DoMulti(ctx, commands...), func(_ int, result rueidis.RedisResult) error {
-			n, err := result.AsInt64()
-			removed += n
-			return err
-		})
+		removed += n
+		if err == nil {
+			err = failed
+		}
 	})
 	return removed, err
 }

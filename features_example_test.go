@@ -191,10 +191,10 @@ func ExampleCache_Warm() {
 	})
 	fmt.Println(err)
 	removed, err := users.Clear(ctx, nearcache.BulkOptions{KeysPerSecond: 1000})
-	fmt.Println("removed:", removed, err)
+	fmt.Println("removed:", removed >= 2, err) // it may find marks of the library itself, too
 
 	// Output:
 	// read: 3
 	// <nil>
-	// removed: 2 <nil>
+	// removed: true <nil>
 }
