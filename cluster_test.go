@@ -72,20 +72,6 @@ func (n *clusterNode) ownerOf(t *testing.T, key string) *redistest.Server {
 	return owner
 }
 
-// another returns a primary that is none of those.
-func (n *clusterNode) another(t *testing.T, than ...*redistest.Server) *redistest.Server {
-	t.Helper()
-	primaries, err := n.Primaries(t.Context())
-	check(t, err)
-	for _, s := range primaries {
-		if !slices.Contains(than, s) {
-			return s
-		}
-	}
-	t.Fatal("the cluster has no other primary")
-	return nil
-}
-
 // keyOf returns a key that a server owns.
 func (n *clusterNode) keyOf(t *testing.T, s *redistest.Server) string {
 	t.Helper()

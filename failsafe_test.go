@@ -3,6 +3,7 @@ package nearcache_test
 import (
 	"context"
 	"errors"
+	"maps"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -76,7 +77,7 @@ func TestFailSafe(t *testing.T) {
 func TestFailSafeForgets(t *testing.T) {
 	t.Parallel()
 	server, client, cache, fail, _ := failing(t, nearcache.FailSafe{MaxAge: time.Hour})
-	failure, none := errors.New("the database is on fire"), error(nearcache.ErrNotFound)
+	failure, none := errors.New("the database is on fire"), nearcache.ErrNotFound
 	for name, gone := range map[string]func(){
 		"absent": func() {
 			fail.Store(&none)
@@ -241,11 +242,7 @@ func TestClone(t *testing.T) {
 	cache := newCache(t, client, nearcache.Config[map[string]int]{
 		FailSafe: nearcache.FailSafe{MaxAge: time.Hour},
 		Clone: func(m map[string]int) map[string]int {
-			clone := make(map[string]int, len(m))
-			for key, value := range m {
-				clone[key] = value
-			}
-			return clone
+			return maps.Clone(m)
 		},
 	})
 	server.Do(t, "SET", prefix+"k", `{"a":1}`)

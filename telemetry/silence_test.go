@@ -20,42 +20,42 @@ func (identified) SpanContext() trace.SpanContext {
 }
 
 // held reports whether silence held for any of many operations, and whether for all of them.
-func held(s *silence, p trace.TracerProvider) (any, all bool) {
+func held(s *silence, p trace.TracerProvider) (some, all bool) {
 	all = true
 	for range 100 * retrySilence {
 		if s.holds(p) {
-			any = true
+			some = true
 		} else {
 			all = false
 		}
 	}
-	return any, all
+	return some, all
 }
 
 func TestSilence(t *testing.T) {
 	t.Parallel()
 	var s silence
 	first, second := provider{id: new(int)}, provider{id: new(int)}
-	if any, _ := held(&s, first); any {
+	if some, _ := held(&s, first); some {
 		t.Error("it holds before anything is known")
 	}
 	s.learn(first, noop.Span{})
-	if any, all := held(&s, first); !any || all {
-		t.Errorf("after a span without an identity: held for any %v, for all %v; one in %d should try again", any, all, retrySilence)
+	if some, all := held(&s, first); !some || all {
+		t.Errorf("after a span without an identity: held for any %v, for all %v; one in %d should try again", some, all, retrySilence)
 	}
-	if any, _ := held(&s, second); any {
+	if some, _ := held(&s, second); some {
 		t.Error("it holds for a provider that was set since")
 	}
 	s.learn(second, identified{})
-	if any, _ := held(&s, second); any {
+	if some, _ := held(&s, second); some {
 		t.Error("it holds although spans are made")
 	}
-	if any, _ := held(&s, first); any {
+	if some, _ := held(&s, first); some {
 		t.Error("it holds for what was known before")
 	}
 	s.learn(second, noop.Span{})
 	s.learn(first, noop.Span{}) // slower than the change of providers
-	if any, _ := held(&s, second); any {
+	if some, _ := held(&s, second); some {
 		t.Error("it holds for another provider than the one it was observed under")
 	}
 }

@@ -45,7 +45,7 @@ func TestLinksOfACluster(t *testing.T) {
 	primaries, err := cluster.Primaries(ctx)
 	check(t, err)
 	from, to := primaries[0], primaries[1]
-	slot := ownSlot(t, ctx, cluster, from)
+	slot := ownSlot(ctx, t, cluster, from)
 
 	t.Run("is refused to who does not want to know of slots", func(t *testing.T) {
 		_, err := Open(ctx, options(from, newRecorder(t), "k:"))
@@ -156,7 +156,7 @@ func TestLinksOfACluster(t *testing.T) {
 }
 
 // ownSlot returns a slot of a server.
-func ownSlot(t *testing.T, ctx context.Context, cluster *redistest.Cluster, s *redistest.Server) int {
+func ownSlot(ctx context.Context, t *testing.T, cluster *redistest.Cluster, s *redistest.Server) int {
 	t.Helper()
 	topology, err := AskTopology(ctx, s.ClientOption())
 	check(t, err)
