@@ -159,6 +159,8 @@ func (o Options) validate() error {
 		return optionError("Bus", "set together with Redis", "is for a client without Redis, whose own announcements serve otherwise: leave one of the two out")
 	case len(o.Redis.InitAddress) == 0 && o.Bus == nil:
 		return optionError("Redis.InitAddress", "empty", `must name a server, such as []string{"127.0.0.1:6379"}`)
+	case o.Redis.Sentinel.MasterSet != "":
+		return optionError("Redis.Sentinel.MasterSet", fmt.Sprintf("%q", o.Redis.Sentinel.MasterSet), "must be empty: sentinels are not asked yet; name the primary, or an address that follows it, in Redis.InitAddress")
 	case o.Redis.ReplicaOnly || o.Redis.SendToReplicas != nil || len(o.Redis.Standalone.ReplicaAddress) > 0:
 		return optionError("Redis", "reads from replicas", "must read from the primary: a replica's data is older than what the primary announces")
 	}
