@@ -3,6 +3,7 @@ package nearcache
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/redis/rueidis"
 
@@ -11,18 +12,26 @@ import (
 
 // A combiner sends the fetches of many readers together. The first few go out at once, each on its reader's goroutine; what comes while
 // those are under way shares the next round trip. A reader that is alone waits for nobody, and many readers cost each other, the
-// connection and the server a fraction of what they would cost one by one.
+// connection and the server a fraction of what they would cost one by one. Nobody waits for long: round trips may hang on one connection while
+// others are well.
 type combiner struct {
-	mu      sync.Mutex
-	running int         // round trips under way
-	waiting []*fetching // while running is roundTripsAtOnce
-	closed  bool
-	loops   sync.WaitGroup
+	send func([]*fetching) // and deliver
+
+	mu         sync.Mutex
+	running    int         // round trips under way
+	waiting    []*fetching // while running is at least roundTripsAtOnce
+	impatience *time.Timer // set while any wait
+	closed     bool
+	loops      sync.WaitGroup
 }
 
 const (
 	roundTripsAtOnce = 3
 	fetchesTogether  = 128
+
+	// combinePatience is how long fetches wait for a round trip to end before they have one more. It is longer than a round trip takes in a
+	// data centre.
+	combinePatience = 5 * time.Millisecond
 )
 
 // fetching is one fetch that waits for others to be sent with.
@@ -48,37 +57,36 @@ func (c *combiner) enter(key string) *fetching {
 	f := fetchings.Get().(*fetching)
 	f.key = key
 	c.waiting = append(c.waiting, f)
+	if len(c.waiting) == 1 {
+		c.arm()
+	}
 	return f
 }
 
-// leave ends a round trip, whose error is err, and hands those who have waited for it to send. If the server did not answer, they have
-// waited as long as they would have for an answer to themselves, and share the error.
-func (c *combiner) leave(err error, send func([]*fetching) error) {
+// leave ends a round trip, and has those who have waited for it sent.
+func (c *combiner) leave() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	batch := c.next(err)
+	c.run(c.next())
+}
+
+// run sends a batch, and then what has come to wait meanwhile. The caller holds the lock.
+func (c *combiner) run(batch []*fetching) {
 	if batch == nil {
 		return
 	}
 	c.loops.Go(func() {
 		for batch != nil {
-			err := send(batch)
+			c.send(batch)
 			c.mu.Lock()
-			batch = c.next(err)
+			batch = c.next()
 			c.mu.Unlock()
 		}
 	})
 }
 
 // next returns the fetches to send instead of the round trip that has ended, or nil. The caller holds the lock.
-func (c *combiner) next(err error) []*fetching {
-	if c.closed && err == nil {
-		err = ErrClosed
-	}
-	if err != nil {
-		deliver(c.waiting, err)
-		c.waiting = nil
-	}
+func (c *combiner) next() []*fetching {
 	if len(c.waiting) == 0 {
 		c.running--
 		return nil
@@ -86,7 +94,29 @@ func (c *combiner) next(err error) []*fetching {
 	n := min(len(c.waiting), fetchesTogether)
 	batch := c.waiting[:n:n]
 	c.waiting = c.waiting[n:]
+	if len(c.waiting) > 0 {
+		c.arm()
+	}
 	return batch
+}
+
+// arm has those that wait now sent later, unless a round trip ends before. The caller holds the lock.
+func (c *combiner) arm() {
+	if c.impatience == nil {
+		c.impatience = time.AfterFunc(combinePatience, c.lose)
+	} else {
+		c.impatience.Reset(combinePatience)
+	}
+}
+
+// lose gives those that wait a round trip beyond the number.
+func (c *combiner) lose() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.waiting) > 0 {
+		c.running++
+		c.run(c.next())
+	}
 }
 
 func deliver(batch []*fetching, err error) {
@@ -100,6 +130,11 @@ func deliver(batch []*fetching, err error) {
 func (c *combiner) close() {
 	c.mu.Lock()
 	c.closed = true
+	deliver(c.waiting, ErrClosed)
+	c.waiting = nil
+	if c.impatience != nil {
+		c.impatience.Stop()
+	}
 	c.mu.Unlock()
 	c.loops.Wait()
 }
@@ -136,20 +171,13 @@ func (r *remote) fetch(ctx context.Context, key string) reply {
 func (r *remote) fetchAlone(ctx context.Context, s *server, key string) reply {
 	f := fetching{key: key}
 	f.err = r.send(ctx, s, []*fetching{&f})
-	together := func(batch []*fetching) error { return r.sendTogether(s, batch) }
-	if ctx.Err() == nil && isNetworkError(f.err) {
-		s.fetches.leave(f.err, together)
-	} else { // it says nothing about what others ask for
-		s.fetches.leave(nil, together)
-	}
+	s.fetches.leave()
 	answer, _ := r.answer(ctx, s, &f)
 	return answer
 }
 
-func (r *remote) sendTogether(s *server, batch []*fetching) error {
-	err := r.send(context.Background(), s, batch)
-	deliver(batch, err)
-	return err
+func (r *remote) sendTogether(s *server, batch []*fetching) {
+	deliver(batch, r.send(context.Background(), s, batch))
 }
 
 // send makes one round trip for all fetches of the batch, and another to whom it may concern for the keys that turn out to have moved. Its

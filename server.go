@@ -50,6 +50,7 @@ type link interface {
 
 func (c *Client) newServer(node tracking.Node) *server {
 	s := &server{client: c, node: node, name: telemetry.ParseServer(node.Address), shard: c.local.NewShard(), since: time.Now()}
+	s.fetches.send = func(batch []*fetching) { c.remote.sendTogether(s, batch) }
 	if c.options.Canary > 0 {
 		s.canary = newCanary(s)
 	}

@@ -32,7 +32,8 @@ func TestRueidisPanics(t *testing.T) {
 	}
 	defer whole.Close()
 	r := whole.(*rueidisClient)
-	inner := r.Client
+	owner := client.servers()[0]
+	inner := owner.redis
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	b := r.B()
@@ -41,7 +42,7 @@ func TestRueidisPanics(t *testing.T) {
 		"MGET":         func() error { return r.DoCache(ctx, b.Mget().Key("test:a", "test:b").Cache(), time.Hour).Error() },
 		"DoMultiCache": func() error { return r.DoMultiCache(ctx, gets(b, "test:a", "test:b")...)[1].Error() },
 	} {
-		r.Client = panicking{inner}
+		owner.redis = panicking{inner}
 		func() {
 			defer func() {
 				if recover() == nil {
@@ -50,7 +51,7 @@ func TestRueidisPanics(t *testing.T) {
 			}()
 			_ = read()
 		}()
-		r.Client = inner
+		owner.redis = inner
 		if err := read(); err != nil && !rueidis.IsRedisNil(err) {
 			t.Errorf("%s afterwards: %v", name, err)
 		}

@@ -114,6 +114,7 @@ func TestLinksOfACluster(t *testing.T) {
 		if _, lost := recorder.awaitMethod("lost", 0); !errors.Is(lost.err, ErrNotPrimary) {
 			t.Errorf("lost by %v", lost.err)
 		}
+		check(t, cluster.AwaitStable(ctx))
 	})
 
 	t.Run("can be proved", func(t *testing.T) {
