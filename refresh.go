@@ -80,21 +80,18 @@ func (c *Cache[V]) refresh(ctx context.Context, key string, k localcache.Key) {
 // one, and be replaced by what the source held in between.
 func (c *Cache[V]) loadAhead(ctx context.Context, key string, k localcache.Key) {
 	full := c.config.Prefix + key
-	answer := c.client.remote.fetch(ctx, full)
-	seen := localcache.Now()
-	if answer.state != held || answer.life == noExpiry {
+	if _, due := c.dueItem(ctx, key, full); !due {
 		return
-	}
-	value, err := c.decode(ctx, full, answer.data)
-	if err != nil {
-		return
-	}
-	if entry, err := c.entry(key, value); err != nil || answer.life > c.refreshLeft(entry) {
-		return // refreshed, or written, since the reader's copy was made
 	}
 	right, elected := c.config.Prefix+refreshPrefix+key, newLease("")
 	acquired, err := c.client.remote.acquire(ctx, right, elected, c.leaseLife())
 	if err != nil || !acquired {
+		return
+	}
+	answer, due := c.dueItem(ctx, key, full) // another node may have been elected, and be done, since the first look
+	seen := localcache.Now()
+	if !due {
+		_, _ = c.client.remote.replace(context.WithoutCancel(ctx), right, elected, nil, 0)
 		return
 	}
 	if c.flights.claim(k, trace.SpanContextFromContext(ctx)) != nil {
@@ -123,6 +120,20 @@ func (c *Cache[V]) loadAhead(ctx context.Context, key string, k localcache.Key) 
 		c.counts.unstored.Add(1)
 	}
 	_, _ = c.client.remote.replace(lasting, right, elected, nil, 0)
+}
+
+// dueItem returns what Redis holds, and whether it is due: it has not been refreshed or written since a reader's copy was made.
+func (c *Cache[V]) dueItem(ctx context.Context, key, full string) (answer reply, due bool) {
+	answer = c.client.remote.fetch(ctx, full)
+	if answer.state != held || answer.life == noExpiry {
+		return answer, false
+	}
+	value, err := c.decode(ctx, full, answer.data)
+	if err != nil {
+		return answer, false
+	}
+	entry, err := c.entry(key, value)
+	return answer, err == nil && answer.life <= c.refreshLeft(entry)
 }
 
 // replaceDueScript is replaceScript for a value that must also not live longer than ARGV[4] milliseconds.
