@@ -12,6 +12,7 @@ import (
 
 	"github.com/redis/rueidis"
 
+	"github.com/go-nearcache/nearcache/internal/secret"
 	"github.com/go-nearcache/nearcache/localcache"
 	"github.com/go-nearcache/nearcache/telemetry"
 	"github.com/go-nearcache/nearcache/tracking"
@@ -21,6 +22,7 @@ import (
 // instruments that the caches made with New share. All of its methods may be called from any goroutine.
 type Client struct {
 	options   Options
+	secrets   secret.Keeper
 	redis     rueidis.Client // finds the server of a key by itself: the one of the only server, or one that follows redirections
 	local     *localcache.Cache
 	routing   atomic.Pointer[routing]
@@ -69,6 +71,7 @@ func Open(ctx context.Context, options Options) (*Client, error) {
 		telemetry: instruments,
 		logger:    options.Logger,
 	}
+	c.secrets.Watch(&c.options.Redis)
 	c.closedDone = make(chan struct{})
 	c.remote = remote{client: c, timeout: options.RemoteTimeout, telemetry: instruments}
 	if options.Verify.SampleRate > 0 {

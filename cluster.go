@@ -148,7 +148,7 @@ func (cl *cluster) connectAny() (err error) {
 	}
 	redis, err := rueidis.NewClient(option)
 	if err != nil {
-		return fmt.Errorf("nearcache: cannot connect to the cluster at %q: %w", option.InitAddress, err)
+		return fmt.Errorf("nearcache: cannot connect to the cluster at %q: %w", option.InitAddress, cl.client.secrets.Redact(err))
 	}
 	cl.client.redis = redis
 	cl.client.stranger.redis = redis

@@ -227,7 +227,7 @@ func pipeline(ctx context.Context, redis rueidis.Client, batch []*fetching) erro
 // answer makes sense of what came back; err is what went wrong with it, if anything.
 func (r *remote) answer(ctx context.Context, s *server, f *fetching) (answer reply, err error) {
 	if err = f.err; err == nil {
-		err = firstError(f.get.Error(), f.pttl.Error())
+		err = r.client.secrets.Redact(firstError(f.get.Error(), f.pttl.Error()))
 	}
 	if err != nil {
 		return r.failure(ctx, s, f.key, err), err

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -72,7 +74,16 @@ func (r *remote) replace(ctx context.Context, key, expected string, data []byte,
 		result := replaceScript.Exec(ctx, redis, []string{key}, arguments)
 		n, err := result.AsInt64()
 		replaced = n == 1
-		return err
+		return scriptError(err, "+get +set +del")
 	})
 	return replaced, err
+}
+
+// scriptError adds to an error what a script needs, if that is what it lacks: servers do not say it.
+func scriptError(err error, rights string) error {
+	reply, ok := rueidis.IsRedisErr(err)
+	if !ok || !strings.Contains(reply.Error(), "can't run this command") && !strings.Contains(reply.Error(), "ACL failure") {
+		return err
+	}
+	return fmt.Errorf("%w: grant the user %s", err, rights)
 }

@@ -155,7 +155,7 @@ func (r *remote) replaceDue(ctx context.Context, key, expected string, data []by
 	_, err = r.once(ctx, r.client.serverOf("", key), "EVALSHA", func(ctx context.Context, redis rueidis.Client) error {
 		n, err := replaceDueScript.Exec(ctx, redis, []string{key}, arguments).AsInt64()
 		replaced = n == 1
-		return err
+		return scriptError(err, "+get +pttl +set +del")
 	})
 	return replaced, err
 }

@@ -264,7 +264,7 @@ func (r *remote) each(ctx context.Context, s *server, operation string, keys []s
 		for i, key := range keys {
 			commands[i] = command(redis, key)
 		}
-		return redis.DoMulti(ctx, commands...)
+		return r.redacted(redis.DoMulti(ctx, commands...))
 	}
 	direct = slices.Repeat([]bool{true}, len(keys))
 	err = r.asking(ctx, s, operation, len(keys), func(ctx context.Context) error {
@@ -292,6 +292,16 @@ func (r *remote) each(ctx context.Context, s *server, operation string, keys []s
 		return nil
 	})
 	return results, direct, err
+}
+
+// redacted takes secrets out of the errors among results: see secret.Keeper.
+func (r *remote) redacted(results []rueidis.RedisResult) []rueidis.RedisResult {
+	for i, result := range results {
+		if err := result.Error(); r.client.secrets.In(err) {
+			results[i] = rueidis.NewErrorResult(r.client.secrets.Redact(err))
+		}
+	}
+	return results
 }
 
 // redirects reports whether an error says that the command is to be sent to another server, and has the topology asked for if it changed.
@@ -351,7 +361,7 @@ func (r *remote) asking(ctx context.Context, s *server, operation string, batch 
 	bounded, cancel := context.WithTimeout(ctx, r.timeout)
 	defer cancel()
 	bounded, span := r.telemetry.StartRedis(bounded, operation, s.name, batch)
-	err := do(bounded)
+	err := r.client.secrets.Redact(do(bounded))
 	span.End(err)
 	switch {
 	case !isNetworkError(err):

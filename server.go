@@ -81,7 +81,7 @@ func (s *server) open(ctx context.Context) error {
 		if redis != nil {
 			redis.Close()
 		}
-		err = fmt.Errorf("nearcache: cannot connect to Redis at %q: %w: start a server there or correct Options.Redis", s.node.Address, err)
+		err = fmt.Errorf("nearcache: cannot connect to Redis at %q: %w: start a server there or correct Options.Redis", s.node.Address, s.client.secrets.Redact(err))
 		return s.failed(errors.Join(err, tracker.Close(ctx)))
 	}
 	s.redis = redis

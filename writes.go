@@ -400,7 +400,7 @@ func (r *remote) touch(ctx context.Context, key string, ttl time.Duration) (touc
 	_, err = r.once(ctx, r.client.serverOf("", key), "EVALSHA", func(ctx context.Context, redis rueidis.Client) error {
 		n, err := touchScript.Exec(ctx, redis, []string{key}, []string{reservedPrefix, strconv.FormatInt(replaceMilliseconds(ttl), 10)}).AsInt64()
 		touched = n == 1
-		return err
+		return scriptError(err, "+getrange +pexpire")
 	})
 	return touched, err
 }

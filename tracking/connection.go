@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/redis/rueidis"
+
+	"github.com/go-nearcache/nearcache/internal/secret"
 )
 
 // A connection is one dedicated RESP3 connection to one server, and nothing besides: no pipeline beside it, no retries, no
@@ -18,7 +20,11 @@ type connection struct {
 	dedicated rueidis.DedicatedClient
 	socket    *socket    // nil if the server could not be reached
 	failure   *LinkError // why the connection is unusable from the start
-	secrets   []string   // what must not show up in an error
+	secrets   secret.Keeper
+
+	// renew asks for new credentials, and renewAt is when; nil and zero if those that there are have no end.
+	renew   func() (rueidis.AuthCredentials, error)
+	renewAt time.Time
 }
 
 // errNoPipeline makes rueidis leave out the connection for shared pipelining that it opens before anything else.
@@ -29,7 +35,7 @@ var errNoPipeline = errors.New("tracking: no connection for pipelining is wanted
 // reports false if it has been. broken is called at least once when the socket fails or is closed, on the goroutine that
 // noticed, before rueidis learns of it.
 func (c *connection) connect(ctx context.Context, redis rueidis.ClientOption, broken func(error)) (settled func() bool) {
-	c.secrets = []string{redis.Password}
+	c.secrets.Watch(&redis)
 	address := redis.InitAddress[0]
 	option := rueidis.ClientOption{
 		InitAddress:        []string{address},
@@ -57,7 +63,8 @@ func (c *connection) connect(ctx context.Context, redis rueidis.ClientOption, br
 			if err != nil {
 				c.failure = &LinkError{Address: address, Step: "AuthCredentialsFn", Kind: ErrCredentials, Cause: err}
 			}
-			c.secrets = append(c.secrets, credentials.Password)
+			c.renewAt = credentials.RefreshAfter
+			c.renew = func() (rueidis.AuthCredentials, error) { return redis.AuthCredentialsFn(about) }
 			// rueidis does not refresh a dedicated connection, and takes one that was due before it was handed out for expired.
 			credentials.RefreshAfter = time.Time{}
 			return credentials, err

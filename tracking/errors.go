@@ -83,21 +83,3 @@ func causeOf(ctx context.Context, err error) error {
 	}
 	return err
 }
-
-// redact returns err without the secrets. Servers that do not know a command repeat its arguments in their reply, and HELLO has
-// the password among them.
-func redact(err error, secrets []string) error {
-	if err == nil {
-		return nil
-	}
-	text := err.Error()
-	for _, secret := range secrets {
-		if secret != "" {
-			text = strings.ReplaceAll(text, secret, "***")
-		}
-	}
-	if text == err.Error() {
-		return err
-	}
-	return errors.New(text)
-}

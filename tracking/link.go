@@ -258,11 +258,13 @@ func (l *link) deliver(call func(Handler)) {
 func (l *link) mayDeliver() bool { return l.live && !l.isDown() }
 
 // serve asks the server for its role, one round trip after the other, at every heartbeat and for as long as somebody waits for
-// a fence. It returns when the link is down.
+// a fence; in between it renews the credentials when that is due. It returns when the link is down.
 func (l *link) serve(ctx context.Context) {
 	heartbeat := l.tracker.options.Heartbeat
 	beat := time.NewTimer(heartbeat)
 	defer beat.Stop()
+	renewal := l.newRenewal()
+	defer renewal.stop()
 	for {
 		select {
 		case <-l.down:
@@ -270,6 +272,15 @@ func (l *link) serve(ctx context.Context) {
 		case <-ctx.Done():
 			l.fail(context.Cause(ctx))
 			return
+		case <-renewal.due():
+			renewal.ask()
+			continue
+		case answer := <-renewal.answers:
+			if err := l.authenticate(ctx, renewal, answer); err != nil {
+				l.fail(err)
+				return
+			}
+			continue
 		case <-beat.C:
 		case <-l.fences.kick:
 		}
@@ -366,7 +377,7 @@ func (l *link) confirm(number uint64, sent time.Time) {
 func (l *link) address() string { return l.tracker.options.Redis.InitAddress[0] }
 
 func (l *link) failed(step string, kind, cause error, advice string) *LinkError {
-	return &LinkError{Address: l.address(), Step: step, Kind: kind, Cause: redact(cause, l.connection.secrets), Advice: advice}
+	return &LinkError{Address: l.address(), Step: step, Kind: kind, Cause: l.connection.secrets.Redact(cause), Advice: advice}
 }
 
 func (l *link) noTracking(step string, cause error, advice string) *LinkError {

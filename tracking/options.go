@@ -27,9 +27,10 @@ const clientName = "nearcache-tracking"
 type Options struct {
 	// Redis says how to connect: InitAddress[0] is the server. Used besides: Username, Password, AuthCredentialsFn (asked again
 	// for each new connection), TLSConfig, Dialer, DialFn, DialCtxFn, ReadBufferEachConn, ClientNoEvict, and ClientName, whose
-	// default here is "nearcache-tracking". Dialer.Timeout (default 5 s) bounds each attempt as a whole. RefreshAfter, in the
-	// answer of AuthCredentialsFn, is not obeyed: a server that closes a connection whose credentials have run out ends the
-	// link, and the next one asks again. Sentinel.MasterSet and ReplicaOnly are refused: a tracker follows one given primary.
+	// default here is "nearcache-tracking". Dialer.Timeout (default 5 s) bounds each attempt as a whole. If the answer of
+	// AuthCredentialsFn has a RefreshAfter, the function is asked again at that time, on a goroutine of its own, and the link is
+	// authenticated anew as it is: it stays live, and nothing is lost. If that fails, it is tried again every MaxBackoff for as long
+	// as the server keeps the link. Sentinel.MasterSet and ReplicaOnly are refused: a tracker follows one given primary.
 	// AlwaysRESP2 is refused with ErrNoTracking: only RESP3 has pushes.
 	Redis rueidis.ClientOption
 

@@ -102,7 +102,7 @@ func (t *Tracker) writeProbe(ctx context.Context, key string) error {
 	}
 	failure := &LinkError{
 		Address: t.options.Redis.InitAddress[0], Step: "SET " + key, Kind: ErrLinkDown,
-		Cause: redact(causeOf(ctx, err), c.secrets),
+		Cause: c.secrets.Redact(causeOf(ctx, err)),
 	}
 	if text, refused := refusal(err); refused && !noAnswer(err) {
 		failure.Kind = ErrProbeRefused

@@ -45,6 +45,9 @@ type Config struct {
 	// Users are users in the notation of the configuration file, without the word "user": "alice on >secret ~* +get".
 	Users []string
 
+	// TLS makes the server take TLS connections too. Default: it takes none.
+	TLS *TLSConfig
+
 	// Persistent keeps the data over [Server.Restart], even after [Server.Kill]: an append-only file synchronised at every
 	// write. Default: a restart forgets everything.
 	Persistent bool
@@ -67,6 +70,7 @@ type Server struct {
 	version Version
 	dir     string
 	port    int
+	tlsPort int // 0 without Config.TLS
 
 	mu      sync.Mutex // held while the process is started or stopped
 	process *process   // the current run, or the last one
@@ -92,7 +96,10 @@ func Run(ctx context.Context, config Config) (*Server, error) {
 	}
 	s := &Server{config: config, binary: binary, version: version, dir: dir}
 	for try := 1; ; try++ {
-		if s.port, err = freePort(config.cluster != 0); err == nil {
+		if s.port, err = freePort(config.cluster != 0); err == nil && config.TLS != nil {
+			err = s.prepareTLS()
+		}
+		if err == nil {
 			err = s.start(ctx)
 		}
 		if err == nil {
@@ -217,6 +224,11 @@ func (s *Server) configuration() []byte {
 	}
 	if s.config.primary != nil {
 		line("replicaof 127.0.0.1 %d", s.config.primary.port)
+	}
+	if s.config.TLS != nil {
+		for _, setting := range s.tlsSettings() {
+			line("%s", setting)
+		}
 	}
 	for _, user := range s.config.Users {
 		line("user %s", user)
