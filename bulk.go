@@ -168,6 +168,9 @@ func (c *Cache[V]) unlink(ctx context.Context, full []string) (removed int64, er
 	}
 	forget()
 	defer forget()
+	if n := c.client.nodes; n != nil {
+		defer n.announce(ctx, full)
+	}
 	var mu sync.Mutex
 	byKey := make(map[string]*string, len(full))
 	for i := range full {

@@ -161,14 +161,18 @@ func (c *Cache[V]) lookAgain(ctx context.Context, key string, k localcache.Key, 
 		return answer, true, err
 	}
 	var unfenced error
-	if result == localcache.Stale && q.notBefore != never {
+	s := c.client.serverOf(c.config.Prefix, key)
+	degraded := s.degraded()
+	if degraded {
+		found, result = c.lookDegraded(s, k, q, found, result)
+	} else if result == localcache.Stale && q.notBefore != never {
 		if unfenced = c.client.fenceShortly(ctx, c.config.Prefix, key); unfenced == nil {
 			c.counts.lookedAgain.Add(1)
 			found, result = c.view.Get(k, localcache.Now(), q.notBefore)
 		}
 	}
 	// The fence may learn that the link is lost a moment before the shard does.
-	if !c.client.shardOf(c.config.Prefix, key).Live() || errors.Is(unfenced, tracking.ErrLinkDown) {
+	if !degraded && (!s.shard.Live() || errors.Is(unfenced, tracking.ErrLinkDown)) {
 		switch c.client.options.OnDisconnect {
 		case BypassLocal:
 			if result != localcache.Hit {
@@ -184,7 +188,7 @@ func (c *Cache[V]) lookAgain(ctx context.Context, key string, k localcache.Key, 
 				if result == localcache.Hit && !found.absent {
 					c.counts.localStale.Add(1)
 					if q.served != nil {
-						*q.served = served{stale: true, age: now.Sub(c.client.shardOf(c.config.Prefix, key).AsOf()), err: ErrDisconnected}
+						*q.served = served{stale: true, age: now.Sub(s.shard.AsOf()), err: ErrDisconnected}
 					}
 				}
 			}
@@ -228,7 +232,11 @@ func (c *Cache[V]) write(ctx context.Context, what string, keys []string, do fun
 			return errors.Join(toSource(full), bus.announce(context.WithoutCancel(ctx), full))
 		}
 	}
-	if err := do(full); err != nil {
+	err := do(full)
+	if n := c.client.nodes; n != nil {
+		n.announce(ctx, full) // also what failed: it may have been carried out
+	}
+	if err != nil {
 		return fmt.Errorf("nearcache: cache %q: %s: %w", c.config.Name, what, err)
 	}
 	return nil
@@ -306,7 +314,8 @@ func (c *Cache[V]) keep(key string, k localcache.Key, token localcache.Token, r 
 	if r.life != noExpiry {
 		life = min(life, r.life)
 	}
-	if life > 0 && (c.config.MaxValueBytes == 0 || len(r.data) <= c.config.MaxValueBytes) {
+	life, ok := c.client.boundLife(r.shard, life)
+	if ok && life > 0 && (c.config.MaxValueBytes == 0 || len(r.data) <= c.config.MaxValueBytes) {
 		c.view.Fill(k, token, value, r.fetched.Add(life), int64(len(r.data)))
 		if c.client.options.SettleFills {
 			c.client.local.Wait()

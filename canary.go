@@ -22,7 +22,6 @@ const canaryLife = time.Minute
 type canary struct {
 	client   *Client
 	server   *server
-	tracker  *tracking.Tracker
 	key      atomic.Pointer[string] // what is written; in a cluster it follows the slots of the server
 	interval time.Duration
 	patience time.Duration
@@ -123,15 +122,19 @@ func (c *canary) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		if status := c.tracker.Status(); status.Live {
-			c.try(ctx, status.Epoch)
+		tracker, ok := c.server.link().(*tracking.Tracker)
+		if !ok || c.server.degraded() {
+			continue
+		}
+		if status := tracker.Status(); status.Live {
+			c.try(ctx, tracker, status.Epoch)
 		}
 	}
 }
 
 // try writes once. If the push does not come, a fence tells late from lost: a server that is slow is not accused. What is known then
 // is known of the link of that epoch; if there is another one by now, the loss of the first has ended the trial.
-func (c *canary) try(ctx context.Context, epoch uint64) {
+func (c *canary) try(ctx context.Context, tracker *tracking.Tracker, epoch uint64) {
 	if !c.perch() {
 		return
 	}
@@ -159,7 +162,7 @@ func (c *canary) try(ctx context.Context, epoch uint64) {
 			c.client.telemetry.InvalidationLag(ctx, c.server.name, t.lag)
 		}
 	default:
-		c.tracker.Doubt(epoch, fmt.Errorf("%w: waited for %v and fenced", errCanaryUnheard, c.patience))
+		tracker.Doubt(epoch, fmt.Errorf("%w: waited for %v and fenced", errCanaryUnheard, c.patience))
 	}
 }
 

@@ -30,6 +30,7 @@ type Client struct {
 	cluster   *cluster // nil without one
 	watch     watch
 	bus       *busLink // the link, if there is no Redis; else nil
+	nodes     *nodes   // for degraded nodes, if there are a Redis and a bus; else nil
 	telemetry *telemetry.Telemetry
 	logger    *slog.Logger
 	remote    remote
@@ -45,8 +46,8 @@ type Client struct {
 }
 
 // Open connects to Redis, proves that the server announces changes, and returns once the invalidation link is live. It fails with
-// an error that wraps ErrNoTracking if the server, a proxy or the user's rights do not allow tracking, and with the reason if there is no
-// server. ctx bounds Open alone.
+// an error that wraps ErrNoTracking if the server, a proxy or the user's rights do not allow tracking, unless Options.Tracking is Degrade, and
+// with the reason if there is no server. ctx bounds Open alone.
 func Open(ctx context.Context, options Options) (*Client, error) {
 	options = options.withDefaults()
 	if err := options.validate(); err != nil {
@@ -109,6 +110,11 @@ func (c *Client) connect(ctx context.Context) error {
 	addresses := c.options.Redis.InitAddress
 	s := c.newServer(tracking.Node{Address: addresses[0]})
 	c.routeOnly(s)
+	if c.options.Bus != nil {
+		if err := c.connectNodes(ctx); err != nil {
+			return err
+		}
+	}
 	err := s.open(ctx)
 	switch {
 	case errors.Is(err, tracking.ErrClusterNode), errors.Is(err, tracking.ErrLinkDown) && len(addresses) > 1 && ctx.Err() == nil:
@@ -120,8 +126,11 @@ func (c *Client) connect(ctx context.Context) error {
 		return optionError("Redis.InitAddress", fmt.Sprintf("%q", addresses), "must name one server, or nodes of a cluster: the first is a server on its own")
 	}
 	c.redis = s.redis
+	if err := s.prove(ctx); err != nil {
+		return err
+	}
 	s.tend()
-	return c.prove(ctx, s.node.Address)
+	return nil
 }
 
 // prove has a write announced by a server. A proxy may accept the command and push nothing, so the link is proved by a write. A user without
@@ -148,10 +157,11 @@ func (c *Client) optionFor(address string) rueidis.ClientOption {
 
 // disconnect ends what connect started, in the order in which nothing can be stored after its protection is gone.
 func (c *Client) disconnect(ctx context.Context) (err error) {
+	err = c.nodes.close(ctx)
 	if c.cluster != nil {
-		err = c.cluster.close(ctx)
+		err = errors.Join(err, c.cluster.close(ctx))
 	} else if r := c.routing.Load(); r != nil && r.only != nil {
-		err = r.only.close(ctx)
+		err = errors.Join(err, r.only.close(ctx))
 	}
 	if c.redis != nil {
 		c.redis.Close()

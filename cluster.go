@@ -122,10 +122,10 @@ func (c *Client) connectCluster(ctx context.Context) error {
 	if err := cl.connectAny(); err != nil {
 		return errors.Join(err, cl.close(ctx))
 	}
-	for node, s := range cl.servers {
+	for _, s := range cl.servers {
 		if cl.ready[s] {
 			s.tend()
-			if err := c.prove(ctx, node.Address); err != nil {
+			if err := s.prove(ctx); err != nil {
 				return errors.Join(err, cl.close(ctx))
 			}
 		}
@@ -253,7 +253,7 @@ func (cl *cluster) settled() bool {
 	owned := 0
 	for _, r := range cl.view.Slots {
 		s := cl.servers[r.Primary]
-		if s == nil || !s.shard.Live() {
+		if s == nil || !s.degraded() && !s.shard.Live() {
 			return false
 		}
 		owned += r.Last - r.First + 1

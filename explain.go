@@ -49,7 +49,7 @@ func (c *Cache[V]) Explain(ctx context.Context, key string) Explanation {
 	k := c.view.Key(key)
 	e := Explanation{Key: c.config.Prefix + key, Link: c.client.serverOf(c.config.Prefix, key).linkStats()}
 	e.Local.Info, e.Local.Present = c.view.Peek(k)
-	e.Local.Servable = e.Local.Present && e.Local.State == localcache.Servable && e.Link.Staleness <= c.staleness
+	e.Local.Servable = e.Local.Present && e.Local.State == localcache.Servable && (e.Link.Staleness <= c.staleness || e.Link.Mode != ModeTracking)
 	if last, ok := c.view.LastInvalidation(k); ok {
 		e.LastInvalidation = &Invalidation{Cause: last.Cause, At: last.At.Time()}
 	}

@@ -198,3 +198,23 @@ func ExampleCache_Warm() {
 	// <nil>
 	// removed: true <nil>
 }
+
+// Where the server does not announce changes, a node goes on with what there is, and says so.
+func ExampleMode() {
+	ctx := context.Background()
+	server := startRedis()
+	defer server.Close()
+	client, err := nearcache.Open(ctx, nearcache.Options{
+		Redis:       server.ClientOption(),
+		Prefixes:    []string{"user:"},
+		Tracking:    nearcache.Degrade,
+		DegradedTTL: 2 * time.Second,
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer client.Close(ctx)
+	fmt.Println(client.Health().Mode)
+	// Output: tracking
+}

@@ -9,7 +9,7 @@ import (
 // HealthHandler returns a handler that answers with the client's health: 200 if it is ready, 503 if it is not, and either way Health as
 // JSON, whose field "reason" says what is wrong:
 //
-//	{"ready":false,"reason":"the invalidation link is down: …","since":"2026-01-02T15:04:05Z","links":[{"server":"10.0.0.7:6379","live":false,…}]}
+//	{"ready":false,"mode":"tracking","reason":"the invalidation link is down: …","since":"2026-01-02T15:04:05Z","links":[{"server":"10.0.0.7:6379","live":false,…}]}
 //
 // It answers GET and HEAD, from memory, without asking Redis. The reason may name the server's address, so it is for a probe or an operator and
 // not for the public. A node that is not ready still serves every read, as Options.OnDisconnect says: have a balancer prefer other nodes,
@@ -57,8 +57,9 @@ func (s Stats) MarshalJSON() ([]byte, error) {
 func (h Health) MarshalJSON() ([]byte, error) {
 	return json.Marshal(struct {
 		Ready  bool        `json:"ready"`
+		Mode   Mode        `json:"mode"`
 		Reason string      `json:"reason,omitempty"`
 		Since  time.Time   `json:"since"`
 		Links  []LinkStats `json:"links"`
-	}{h.Ready, h.Reason, h.Since, h.Links})
+	}{h.Ready, h.Mode, h.Reason, h.Since, h.Links})
 }

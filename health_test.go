@@ -37,7 +37,7 @@ func TestJSONOfStatsIsStable(t *testing.T) {
 		},
 		Link: links[0], Links: links,
 	}
-	const link = `{"server":"127.0.0.1:6379","live":true,"epoch":38,"staleness_ns":39000000,"reconnects":40,"canary_lag_ns":41000}`
+	const link = `{"server":"127.0.0.1:6379","mode":"tracking","live":true,"epoch":38,"staleness_ns":39000000,"reconnects":40,"canary_lag_ns":41000}`
 	for name, test := range map[string]struct {
 		value  any
 		golden string
@@ -58,11 +58,11 @@ func TestJSONOfStatsIsStable(t *testing.T) {
 			`"links":[` + link + `]}`},
 		"ready": {
 			nearcache.Health{Ready: true, Since: time.Date(2026, 1, 2, 15, 4, 5, 0, time.UTC), Link: stats.Link, Links: links},
-			`{"ready":true,"since":"2026-01-02T15:04:05Z","links":[` + link + `]}`,
+			`{"ready":true,"mode":"tracking","since":"2026-01-02T15:04:05Z","links":[` + link + `]}`,
 		},
 		"not ready": {
 			nearcache.Health{Reason: "the invalidation link is down", Since: time.Date(2026, 1, 2, 15, 4, 5, 0, time.UTC), Link: stats.Link, Links: links},
-			`{"ready":false,"reason":"the invalidation link is down","since":"2026-01-02T15:04:05Z","links":[` + link + `]}`,
+			`{"ready":false,"mode":"tracking","reason":"the invalidation link is down","since":"2026-01-02T15:04:05Z","links":[` + link + `]}`,
 		},
 	} {
 		got, err := json.Marshal(test.value)

@@ -268,7 +268,7 @@ func (c *Cache[V]) awaitLease(ctx context.Context, f *flight[V], k localcache.Ke
 	if answer.life != noExpiry {
 		limit = min(limit, answer.life+time.Millisecond)
 	}
-	if !c.client.shardOf("", full).Live() {
+	if s := c.client.serverOf("", full); s.degraded() || !s.shard.Live() {
 		limit = min(limit, unpushedPoll)
 	}
 	timer := time.NewTimer(limit)

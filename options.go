@@ -63,7 +63,7 @@ type Options struct {
 	// write, so prefer few and short ones.
 	Prefixes []string
 
-	// Bus keeps the caches of a client without Redis coherent: leave Redis empty. Such a cache is L1 and the loader; Set and Delete
+	// Bus keeps the caches of a client without Redis coherent: leave Redis empty. (With Redis, see Tracking.) Such a cache is L1 and the loader; Set and Delete
 	// announce the key on BusTopic to all other nodes, whose next read loads. After a gap in the messages everything is loaded
 	// anew. What is promised is weaker than with Redis: a change is seen when its message comes, which nothing bounds, and a read with
 	// Fresh or MaxStaleness goes to the loader. Prefixes may be left out. The caller closes the bus, after the client.
@@ -78,6 +78,16 @@ type Options struct {
 
 	// RemoteTimeout bounds one round trip to Redis. When it passes, the read goes on to the loader. Default 1 s.
 	RemoteTimeout time.Duration
+
+	// Tracking says what to do with a server that does not announce changes. Default RequireTracking: Open fails. With Degrade the client goes on
+	// in the best Mode that there is: ModeBroadcast if a Bus is given, on which then all nodes, degraded or not, announce the keys that they write;
+	// else ModeTTL, else, with NoLocal, ModeOff. The mode is in Health, Stats, telemetry (nearcache.tracking.mode) and one line of the log.
+	// Tracking is tried again all the time, and used again after a write was seen to be announced.
+	Tracking TrackingPolicy
+
+	// DegradedTTL bounds how long L1 keeps a value in ModeBroadcast and ModeTTL. In ModeTTL that is the staleness, too. Default MaxStaleness;
+	// NoLocal turns L1 off; otherwise from 1 ms to 10 minutes. Only with Degrade.
+	DegradedTTL time.Duration
 
 	// OnDisconnect is the policy while the invalidation link is down. Default BypassLocal.
 	OnDisconnect DisconnectPolicy
@@ -130,6 +140,9 @@ func (o Options) withDefaults() Options {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
+	if o.Tracking == Degrade && o.DegradedTTL == 0 {
+		o.DegradedTTL = o.MaxStaleness
+	}
 	o.Verify = o.Verify.withDefaults()
 	if o.withoutRedis() {
 		return o
@@ -155,8 +168,8 @@ func (o Options) heartbeat() time.Duration {
 
 func (o Options) validate() error {
 	switch {
-	case o.Bus != nil && len(o.Redis.InitAddress) > 0:
-		return optionError("Bus", "set together with Redis", "is for a client without Redis, whose own announcements serve otherwise: leave one of the two out")
+	case o.Bus != nil && len(o.Redis.InitAddress) > 0 && o.Tracking != Degrade:
+		return optionError("Bus", "set together with Redis", "is for a client without Redis, whose own announcements serve otherwise: leave one of the two out, or set Tracking to Degrade")
 	case len(o.Redis.InitAddress) == 0 && o.Bus == nil:
 		return optionError("Redis.InitAddress", "empty", `must name a server, such as []string{"127.0.0.1:6379"}`)
 	case o.Redis.Sentinel.MasterSet != "":
@@ -171,6 +184,25 @@ func (o Options) validate() error {
 	}
 	if err := checkRange("Options.MaxStaleness", o.MaxStaleness, 5*time.Millisecond, 10*time.Minute); err != nil {
 		return err
+	}
+	switch o.Tracking {
+	case RequireTracking:
+		if o.DegradedTTL != 0 {
+			return optionError("DegradedTTL", o.DegradedTTL, "is only for Tracking: Degrade")
+		}
+	case Degrade:
+		switch {
+		case o.withoutRedis():
+			return optionError("Tracking", o.Tracking, "is for a client with Redis: leave it out")
+		case o.DegradedTTL == NoLocal && o.Bus != nil:
+			return optionError("DegradedTTL", "NoLocal", "turns off the L1 that Bus is for: leave one of the two out")
+		case o.DegradedTTL != NoLocal:
+			if err := checkRange("Options.DegradedTTL", o.DegradedTTL, time.Millisecond, 10*time.Minute); err != nil {
+				return err
+			}
+		}
+	default:
+		return optionError("Tracking", o.Tracking, "must be RequireTracking or Degrade")
 	}
 	if o.MaxBytes < 0 {
 		return optionError("MaxBytes", o.MaxBytes, "must be positive")

@@ -29,6 +29,8 @@ type server struct {
 	tending background
 	fetches combiner
 
+	degradation degradation
+
 	// downUntil ends a pause in which the server is not asked: without it every read would wait for its own timeout before it goes to its
 	// loader, for as long as the server is away.
 	downUntil atomic.Int64
@@ -54,11 +56,38 @@ func (c *Client) newServer(node tracking.Node) *server {
 	if c.options.Canary > 0 {
 		s.canary = newCanary(s)
 	}
+	if c.options.Tracking == Degrade {
+		s.degradation.kicked = make(chan struct{}, 1)
+	}
 	return s
 }
 
-// open makes the link, and then the connections for data. If it fails, it leaves nothing behind but the shard.
+// open makes the link, and then the connections for data. If it fails, it leaves nothing behind but the shard. With Degrade there may be no link
+// yet.
 func (s *server) open(ctx context.Context) error {
+	switch err := s.openLink(ctx); {
+	case err != nil && s.degraded():
+	case err != nil:
+		return err
+	}
+	// After the link, because it takes no context: whether the server answers at all is known by now.
+	redis, err := rueidis.NewClient(s.client.optionFor(s.node.Address))
+	if err != nil {
+		if redis != nil {
+			redis.Close()
+		}
+		err = fmt.Errorf("nearcache: cannot connect to Redis at %q: %w: start a server there or correct Options.Redis", s.node.Address, s.client.secrets.Redact(err))
+		if l := s.link(); l != nil {
+			err = errors.Join(err, l.Close(ctx))
+		}
+		return s.failed(err)
+	}
+	s.redis = redis
+	return nil
+}
+
+// openLink makes the link. Where that is not allowed, and the policy is Degrade, the server is degraded.
+func (s *server) openLink(ctx context.Context) error {
 	options := tracking.Options{
 		Redis:     s.client.optionFor(s.node.Address),
 		Prefixes:  s.client.options.Prefixes,
@@ -73,22 +102,12 @@ func (s *server) open(ctx context.Context) error {
 	}
 	tracker, err := tracking.Open(ctx, options)
 	if err != nil {
+		if s.client.options.Tracking == Degrade && errors.Is(err, ErrNoTracking) {
+			s.degrade(ctx, 0, err)
+		}
 		return s.failed(fmt.Errorf("nearcache: %w", err))
 	}
-	// After the link, because it takes no context: whether the server answers at all is known by now.
-	redis, err := rueidis.NewClient(options.Redis)
-	if err != nil {
-		if redis != nil {
-			redis.Close()
-		}
-		err = fmt.Errorf("nearcache: cannot connect to Redis at %q: %w: start a server there or correct Options.Redis", s.node.Address, s.client.secrets.Redact(err))
-		return s.failed(errors.Join(err, tracker.Close(ctx)))
-	}
-	s.redis = redis
 	s.setLink(tracker)
-	if s.canary != nil {
-		s.canary.tracker = tracker
-	}
 	return nil
 }
 
@@ -96,6 +115,9 @@ func (s *server) open(ctx context.Context) error {
 func (s *server) tend() {
 	if s.canary != nil {
 		s.tending.start(s.canary.run)
+	}
+	if s.client.options.Tracking == Degrade {
+		s.tending.start(s.keepMode)
 	}
 }
 
@@ -126,6 +148,11 @@ func (s *server) status() tracking.Status {
 
 func (s *server) fence(ctx context.Context) error {
 	l := s.link()
+	if s.degraded() {
+		s.degradation.mu.Lock()
+		defer s.degradation.mu.Unlock()
+		return fmt.Errorf("nearcache: L1 is degraded to %q: there is no fence without tracking: %w", s.mode(), s.degradation.reason)
+	}
 	if l == nil {
 		return fmt.Errorf("%w: %w", tracking.ErrLinkDown, s.status().LastError)
 	}
@@ -160,8 +187,10 @@ func (h *linkHandler) Live(asOf time.Time) {
 	if h.client.closed.Load() {
 		return
 	}
-	h.shard.Renew(localcache.At(asOf))
 	(*server)(h).reachable()
+	if !(*server)(h).linkLive(asOf) {
+		return
+	}
 	h.canary.renewed()
 	h.client.caches.wakeAll()
 }
@@ -183,12 +212,7 @@ func (h *linkHandler) flush(counted *atomic.Int64) {
 
 func (h *linkHandler) Lost(error) {
 	closed := h.client.closed.Load()
-	if h.client.options.OnDisconnect == ServeStale && !closed {
-		h.shard.Freeze()
-	} else {
-		h.shard.Suspend()
-	}
-	if !closed {
+	if lost := (*server)(h).linkLost(h.client.options.OnDisconnect == ServeStale && !closed); lost && !closed {
 		h.client.flushes.reconnect.Add(1)
 	}
 	h.canary.moot()
@@ -196,7 +220,7 @@ func (h *linkHandler) Lost(error) {
 	h.client.watch.kick()
 }
 
-func (h *linkHandler) Confirm(asOf time.Time) { h.shard.Confirm(localcache.At(asOf)) }
+func (h *linkHandler) Confirm(asOf time.Time) { (*server)(h).linkConfirms(asOf) }
 
 // Topology is told what the server says of the slots of its cluster. What it has lost is written elsewhere from now on, and may have been
 // dropped without a word; so nothing that was read from it stays. What it has gained was never read from it.

@@ -20,9 +20,9 @@ type Stats struct {
 type CacheStats struct {
 	LocalHits      uint64 `json:"local_hits"`      // from L1, within the bound
 	LocalNegatives uint64 `json:"local_negatives"` // L1 knew that there is no such item
-	LocalStale     uint64 `json:"local_stale"`     // from L1 past the bound, under ServeStale; those without an item are LocalNegatives
+	LocalStale     uint64 `json:"local_stale"`     // from L1 past the bound, under ServeStale, or without one, degraded; those without an item are LocalNegatives
 	LocalMisses    uint64 `json:"local_misses"`    // L1 had nothing that it might serve
-	LocalBypasses  uint64 `json:"local_bypasses"`  // the link was down, and Options.OnDisconnect is BypassLocal
+	LocalBypasses  uint64 `json:"local_bypasses"`  // the link was down, and Options.OnDisconnect is BypassLocal; or ModeOff
 
 	LocalUncached uint64 `json:"local_uncached"` // DoCache of what L1 cannot hold: see Client.Rueidis
 
@@ -49,9 +49,10 @@ type CacheStats struct {
 // LinkStats is the state of the invalidation link.
 type LinkStats struct {
 	Server     string        `json:"server"`       // host:port
+	Mode       Mode          `json:"mode"`         // what keeps L1 coherent
 	Live       bool          `json:"live"`         // pushes arrive and reads may be served from L1
 	Epoch      uint64        `json:"epoch"`        // grows with each reconnect and flush; 0 while the link is down
-	Staleness  time.Duration `json:"staleness_ns"` // age of the last instant of which all writes are known
+	Staleness  time.Duration `json:"staleness_ns"` // age of the last instant of which all writes are known; negative where nothing is: in all modes but ModeTracking
 	Reconnects uint64        `json:"reconnects"`
 	CanaryLag  time.Duration `json:"canary_lag_ns"` // from the last canary's write to its push; 0 if there was none: see Options.Canary
 }
@@ -133,11 +134,16 @@ func (c *Client) linkStats() []LinkStats {
 }
 
 func (s *server) linkStats() LinkStats {
+	staleness := localcache.Now().Sub(s.shard.AsOf())
+	if s.degraded() {
+		staleness = -1
+	}
 	return LinkStats{
 		Server:     s.node.Address,
-		Live:       s.shard.Live(),
+		Mode:       s.shownMode(),
+		Live:       s.shard.Live() && !s.degraded(),
 		Epoch:      s.shard.Epoch(),
-		Staleness:  localcache.Now().Sub(s.shard.AsOf()),
+		Staleness:  staleness,
 		Reconnects: s.status().Reconnects,
 		CanaryLag:  s.canary.lastLag(),
 	}
@@ -155,8 +161,9 @@ func worst(links []LinkStats) (found LinkStats) {
 
 // Health says whether the client can do all that it promises, and if not, why.
 type Health struct {
-	Ready  bool        // every link is live: reads are served from L1
-	Reason string      // why not; empty if ready
+	Ready  bool        // every link is live: reads are served from L1; or, with Degrade, its server answers
+	Mode   Mode        // of the server that is worst off
+	Reason string      // why not, or why degraded; empty otherwise
 	Since  time.Time   // when it became so
 	Link   LinkStats   // the only link; of several the one that is worst off
 	Links  []LinkStats // all of them: one to each primary of a cluster
@@ -169,6 +176,11 @@ func (c *Client) Health() Health {
 	health := Health{Ready: true, Link: worst(links), Links: links}
 	for _, s := range c.servers() {
 		status := s.status()
+		health.Mode = max(health.Mode, s.shownMode())
+		if s.degraded() {
+			c.degradedHealth(s, status, &health)
+			continue
+		}
 		if s.shard.Live() {
 			if health.Ready && status.Since.After(health.Since) {
 				health.Since = status.Since
@@ -243,6 +255,7 @@ func (c *Client) observe(snapshot *telemetry.Snapshot) {
 	for _, link := range c.linkStats() {
 		snapshot.Links = append(snapshot.Links, telemetry.LinkSnapshot{
 			Server:     telemetry.ParseServer(link.Server),
+			Mode:       link.Mode.String(),
 			Reconnects: int64(link.Reconnects),
 			Staleness:  link.Staleness,
 		})

@@ -205,14 +205,16 @@ func (r *rueidisClient) lookAgain(ctx context.Context, m read, q query, found *r
 		return rueidis.NewErrorResult(rueidis.ErrClosing), true
 	}
 	var unfenced error
-	if result == localcache.Stale {
+	s := r.client.serverOf("", m.key)
+	degraded := s.degraded()
+	if result == localcache.Stale && !degraded {
 		if unfenced = r.client.fenceShortly(ctx, "", m.key); unfenced == nil {
 			r.counts.lookedAgain.Add(1)
 			found, result = r.view.Get(m.hash, localcache.Now(), q.notBefore)
 		}
 	}
 	frozen := false
-	if !r.client.shardOf("", m.key).Live() || errors.Is(unfenced, tracking.ErrLinkDown) {
+	if !degraded && (!s.shard.Live() || errors.Is(unfenced, tracking.ErrLinkDown)) {
 		switch r.client.options.OnDisconnect {
 		case BypassLocal:
 			if result != localcache.Hit {
@@ -343,6 +345,9 @@ func keepable(err error) bool {
 
 // keep stores a reply, together with those to other commands that L1 holds for the key.
 func (r *rueidisClient) keep(m read, token localcache.Token, message rueidis.RedisMessage, deadline localcache.Instant) {
+	if r.client.serverOf("", m.key).degraded() {
+		return
+	}
 	added := cachedReply{command: commandOf(m.parts, m.at), message: message, deadline: deadline}
 	all := replies{first: added}
 	if old := r.view.Carry(m.hash, token); old != nil {

@@ -2,6 +2,7 @@ package localcache
 
 import (
 	"fmt"
+	"math"
 	"slices"
 )
 
@@ -63,6 +64,18 @@ func (s *Shard) Renew(asOf Instant) uint64 {
 		epoch = lastEpoch.Add(1)
 		row.epoch, row.fill, row.last = epoch, epoch, epoch
 		row.asOf = max(row.asOf, asOf)
+	})
+	return epoch
+}
+
+// RenewUnconfirmed is Renew where nothing tells what changes: the as-of instant becomes earlier than any that a reader asks for, so that only
+// readers who ask for none ([math.MinInt64]) are served, until Renew or Confirm says better.
+func (s *Shard) RenewUnconfirmed() uint64 {
+	var epoch uint64
+	s.update(func(row *shardState) {
+		epoch = lastEpoch.Add(1)
+		row.epoch, row.fill, row.last = epoch, epoch, epoch
+		row.asOf = math.MinInt64
 	})
 	return epoch
 }

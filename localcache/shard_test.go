@@ -1,6 +1,7 @@
 package localcache
 
 import (
+	"math"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -234,5 +235,27 @@ func TestTokenOfAnEarlierTimeWithoutAnEpoch(t *testing.T) {
 	s.Suspend()
 	if token.Current() {
 		t.Error("current again in the second")
+	}
+}
+
+func TestShardThatNobodyConfirms(t *testing.T) {
+	c, s := open(t, Options{})
+	view := NewView[string](c, "test")
+	epoch := s.RenewUnconfirmed()
+	if !s.Live() || s.Epoch() != epoch {
+		t.Fatalf("epoch %d, want %d", s.Epoch(), epoch)
+	}
+	k := view.Key("k")
+	view.Fill(k, view.Token(k, s), "v", Never, 1)
+	c.Wait()
+	if value, result := view.Get(k, Now(), math.MinInt64); result != Hit || *value != "v" {
+		t.Errorf("without a bound: %v", result)
+	}
+	if _, result := view.Get(k, Now(), math.MinInt64+1); result != Stale {
+		t.Errorf("with the weakest bound: %v", result)
+	}
+	s.Confirm(Now())
+	if _, result := view.Get(k, Now(), s.AsOf()); result != Hit {
+		t.Errorf("after a confirmation: %v", result)
 	}
 }

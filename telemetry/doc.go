@@ -37,6 +37,8 @@
 //	nearcache.verification.age           histogram s              nearcache.cache
 //	nearcache.tracking.reconnects*       counter {reconnect}      server.address, server.port
 //	nearcache.tracking.staleness*        gauge s                  server.address, server.port
+//	nearcache.tracking.mode*             updowncounter {server}   server.address, server.port,
+//	                                                              nearcache.mode=tracking|broadcast|ttl|off
 //	nearcache.tracking.fence.duration    histogram s              (error.type)
 //	nearcache.invalidation.lag           histogram s              server.address, server.port
 //	db.client.operation.duration         histogram s              db.system.name=redis, db.operation.name, server.address,

@@ -18,6 +18,7 @@ const (
 	tierKey   = attribute.Key("nearcache.tier")
 	resultKey = attribute.Key("nearcache.result")
 	reasonKey = attribute.Key("nearcache.reason")
+	modeKey   = attribute.Key("nearcache.mode")
 	sourceKey = attribute.Key("nearcache.source")
 	effectKey = attribute.Key("nearcache.effect")
 	scopeKey  = attribute.Key("nearcache.scope")
@@ -49,6 +50,7 @@ type instruments struct {
 	consistency   metric.Float64ObservableGauge
 	reconnects    metric.Int64ObservableCounter
 	staleness     metric.Float64ObservableGauge
+	mode          metric.Int64ObservableUpDownCounter
 
 	loadDuration      metric.Float64Histogram
 	verificationAge   metric.Float64Histogram
@@ -91,6 +93,9 @@ func (i *instruments) create(meter metric.Meter) error {
 	i.staleness = m.observableGauge("nearcache.tracking.staleness", "s",
 		"Age of the instant up to which every acknowledged write is known to be applied to the local tier.")
 
+	i.mode = m.observableUpDownCounter("nearcache.tracking.mode", "{server}",
+		"Servers by what keeps the local tier coherent with them.")
+
 	i.loadDuration = m.histogram("nearcache.load.duration", "s",
 		"Duration of loads from the source.", loadBounds)
 	i.verificationAge = m.histogram("nearcache.verification.age", "s",
@@ -122,7 +127,7 @@ func (i *instruments) create(meter metric.Meter) error {
 func (i *instruments) observable() []metric.Observable {
 	return []metric.Observable{
 		i.requests, i.itemCount, i.memoryUsage, i.memoryLimit, i.evictions, i.invalidations, i.flushes, i.fillsRejected,
-		i.loadCoalesced, i.verifications, i.consistency, i.reconnects, i.staleness,
+		i.loadCoalesced, i.verifications, i.consistency, i.reconnects, i.staleness, i.mode,
 	}
 }
 

@@ -24,10 +24,13 @@ func (o *observer) report(to metric.Observer, s *Snapshot) {
 
 	for n := range s.Links {
 		link := &s.Links[n]
-		options := o.links.get(link.Server, o.telemetry.linkOptions)
-		to.ObserveInt64(i.reconnects, link.Reconnects, options...)
+		series := o.links.get(link.Server, o.telemetry.newLinkSeries)
+		to.ObserveInt64(i.reconnects, link.Reconnects, series.plain...)
 		if link.Staleness >= 0 {
-			to.ObserveFloat64(i.staleness, link.Staleness.Seconds(), options...)
+			to.ObserveFloat64(i.staleness, link.Staleness.Seconds(), series.plain...)
+		}
+		if link.Mode != "" {
+			series.mode.report(to, i.mode, count(link.Mode)...)
 		}
 	}
 }
@@ -47,8 +50,26 @@ func (t *Telemetry) newClientSeries() *clientSeries {
 	}
 }
 
-func (t *Telemetry) linkOptions(server Server) []metric.ObserveOption {
-	return observeOptions(append(serverAttributes(server), t.nameAttr)...)
+type linkSeries struct {
+	plain []metric.ObserveOption
+	mode  breakdown
+}
+
+// modes are the values of nearcache.mode.
+var modes = []string{"tracking", "broadcast", "ttl", "off"}
+
+func (t *Telemetry) newLinkSeries(server Server) *linkSeries {
+	attributes := append(serverAttributes(server), t.nameAttr)
+	return &linkSeries{plain: observeOptions(attributes...), mode: newBreakdown(modeKey, modes, attributes...)}
+}
+
+// count is 1 for the mode and 0 for the others.
+func count(mode string) []int64 {
+	counts := make([]int64, len(modes))
+	if n := slices.Index(modes, mode); n >= 0 {
+		counts[n] = 1
+	}
+	return counts
 }
 
 type cacheSeries struct {

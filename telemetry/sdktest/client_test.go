@@ -392,6 +392,9 @@ func TestEventsOfTheLink(t *testing.T) {
 		if got := n.value("nearcache.tracking.staleness"); got < 0 {
 			t.Errorf("staleness of %s: %v", n.name, got)
 		}
+		if got := n.value("nearcache.tracking.mode", "nearcache.mode=tracking"); got != 1 {
+			t.Errorf("mode of %s: %v", n.name, got)
+		}
 		flushes, reconnects := n.value("nearcache.flushes", "nearcache.reason=reconnect"), n.value("nearcache.tracking.reconnects")
 		n.faults.RefuseLinks()
 		n.faults.Cut(nearcachetest.Links)
