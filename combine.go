@@ -15,7 +15,8 @@ import (
 // connection and the server a fraction of what they would cost one by one. Nobody waits for long: round trips may hang on one connection while
 // others are well.
 type combiner struct {
-	send func([]*fetching) // and deliver
+	send  func([]*fetching) // and deliver
+	spare sync.Pool         // of *fetching
 
 	mu         sync.Mutex
 	running    int         // round trips under way
@@ -26,8 +27,10 @@ type combiner struct {
 }
 
 const (
-	roundTripsAtOnce = 3
-	fetchesTogether  = 128
+	roundTripsAtOnce = 2
+
+	// A round trip takes its share of what waits, so that one is made ready while the server answers the other.
+	leastTogether, mostTogether = 32, 128
 
 	// combinePatience is how long fetches wait for a round trip to end before they have one more. It is longer than a round trip takes in a
 	// data centre.
@@ -37,14 +40,13 @@ const (
 // fetching is one fetch that waits for others to be sent with.
 type fetching struct {
 	key       string
-	done      chan struct{} // receives when what follows is set
-	get, pttl rueidis.RedisResult
+	done      chan struct{}        // receives when what follows is set
+	value     rueidis.RedisMessage // nil if the key holds nothing, or if it holds no string and was asked for by an MGET
+	pttl      int64
 	began     localcache.Instant // before the request was sent
 	elsewhere bool               // another server than the one that was asked has answered
-	err       error              // of the round trip
+	err       error
 }
-
-var fetchings = sync.Pool{New: func() any { return &fetching{done: make(chan struct{}, 1)} }}
 
 // enter returns nil if the caller is to make the round trip, and to call leave after it. Otherwise somebody makes it for the caller.
 func (c *combiner) enter(key string) *fetching {
@@ -54,7 +56,10 @@ func (c *combiner) enter(key string) *fetching {
 		c.running++
 		return nil
 	}
-	f := fetchings.Get().(*fetching)
+	f, ok := c.spare.Get().(*fetching)
+	if !ok {
+		f = &fetching{done: make(chan struct{}, 1)}
+	}
 	f.key = key
 	c.waiting = append(c.waiting, f)
 	if len(c.waiting) == 1 {
@@ -91,7 +96,7 @@ func (c *combiner) next() []*fetching {
 		c.running--
 		return nil
 	}
-	n := min(len(c.waiting), fetchesTogether)
+	n := min(len(c.waiting), max(leastTogether, min(len(c.waiting)/roundTripsAtOnce, mostTogether)))
 	batch := c.waiting[:n:n]
 	c.waiting = c.waiting[n:]
 	if len(c.waiting) > 0 {
@@ -119,9 +124,12 @@ func (c *combiner) lose() {
 	}
 }
 
+// deliver ends the waiting of all fetches of the batch; err is what went wrong with the round trip, if anything.
 func deliver(batch []*fetching, err error) {
 	for _, f := range batch {
-		f.err = err
+		if err != nil {
+			f.err = err
+		}
 		f.done <- struct{}{}
 	}
 }
@@ -160,7 +168,7 @@ func (r *remote) fetch(ctx context.Context, key string) reply {
 		answer, err := r.answer(ctx, s, f)
 		span.End(err)
 		*f = fetching{done: f.done}
-		fetchings.Put(f)
+		s.fetches.spare.Put(f)
 		return answer
 	case <-ctx.Done():
 		span.End(ctx.Err())
@@ -170,7 +178,9 @@ func (r *remote) fetch(ctx context.Context, key string) reply {
 
 func (r *remote) fetchAlone(ctx context.Context, s *server, key string) reply {
 	f := fetching{key: key}
-	f.err = r.send(ctx, s, []*fetching{&f})
+	if err := r.send(ctx, s, []*fetching{&f}); err != nil {
+		f.err = err
+	}
 	s.fetches.leave()
 	answer, _ := r.answer(ctx, s, &f)
 	return answer
@@ -184,29 +194,61 @@ func (r *remote) sendTogether(s *server, batch []*fetching) {
 // error is theirs.
 func (r *remote) send(ctx context.Context, s *server, batch []*fetching) error {
 	return r.try(ctx, s, "PIPELINE", 2*len(batch), func(ctx context.Context) error {
-		if err := pipeline(ctx, s.redis, batch); err != nil {
+		if err := r.ask(ctx, s.redis, batch); err != nil {
 			return err
 		}
 		var moved []*fetching
 		for _, f := range batch {
-			if f.elsewhere = s.redirects(firstError(f.get.Error(), f.pttl.Error())); f.elsewhere {
+			if f.elsewhere = s.redirects(f.err); f.elsewhere {
 				moved = append(moved, f)
 			}
 		}
 		if len(moved) > 0 {
-			if err := pipeline(ctx, r.client.redis, moved); err != nil {
+			if err := r.askEach(ctx, r.client.redis, moved); err != nil {
 				return err
 			}
 		}
 		if len(batch) == 1 {
-			return firstError(batch[0].get.Error(), batch[0].pttl.Error())
+			return batch[0].err
 		}
 		return nil // an error of one command is its reader's
 	})
 }
 
-// pipeline asks for all fetches of the batch. Its error is of the network.
-func pipeline(ctx context.Context, redis rueidis.Client, batch []*fetching) error {
+// ask makes a round trip for the batch. Its error is of the network.
+func (r *remote) ask(ctx context.Context, redis rueidis.Client, batch []*fetching) error {
+	if len(batch) == 1 || r.client.cluster != nil { // where the keys of a command must be of one slot
+		return r.askEach(ctx, redis, batch)
+	}
+	began := localcache.Now()
+	keys := make([]string, len(batch))
+	for i, f := range batch {
+		keys[i] = f.key
+	}
+	commands := make(rueidis.Commands, 0, 1+len(batch))
+	commands = append(commands, redis.B().Mget().Key(keys...).Build())
+	for _, key := range keys {
+		commands = append(commands, redis.B().Pttl().Key(key).Build())
+	}
+	results := redis.DoMulti(ctx, commands...)
+	values, err := results[0].ToArray()
+	switch {
+	case isNetworkError(err):
+		return err
+	case err != nil || len(values) != len(batch): // for the sake of one key, maybe, to which the user has no right
+		return r.askEach(ctx, redis, batch)
+	}
+	for i, f := range batch {
+		f.value, f.began = values[i], began
+		if f.pttl, f.err = results[1+i].AsInt64(); isNetworkError(f.err) {
+			return f.err
+		}
+	}
+	return nil
+}
+
+// askEach is ask with a command for each value.
+func (r *remote) askEach(ctx context.Context, redis rueidis.Client, batch []*fetching) error {
 	began := localcache.Now()
 	commands := make(rueidis.Commands, 0, 2*len(batch))
 	for _, f := range batch {
@@ -214,11 +256,12 @@ func pipeline(ctx context.Context, redis rueidis.Client, batch []*fetching) erro
 	}
 	results := redis.DoMulti(ctx, commands...)
 	for i, f := range batch {
-		f.get, f.pttl, f.began = results[2*i], results[2*i+1], began
-	}
-	for _, result := range results {
-		if err := result.Error(); isNetworkError(err) {
-			return err
+		var getErr, pttlErr error
+		f.value, getErr = results[2*i].ToMessage()
+		f.pttl, pttlErr = results[2*i+1].AsInt64()
+		f.began, f.err = began, firstError(getErr, pttlErr)
+		if isNetworkError(f.err) {
+			return f.err
 		}
 	}
 	return nil
@@ -226,18 +269,20 @@ func pipeline(ctx context.Context, redis rueidis.Client, batch []*fetching) erro
 
 // answer makes sense of what came back; err is what went wrong with it, if anything.
 func (r *remote) answer(ctx context.Context, s *server, f *fetching) (answer reply, err error) {
-	if err = f.err; err == nil {
-		err = r.client.secrets.Redact(firstError(f.get.Error(), f.pttl.Error()))
-	}
-	if err != nil {
+	switch {
+	case f.err != nil:
+		err = r.client.secrets.Redact(f.err)
 		return r.failure(ctx, s, f.key, err), err
+	case !f.value.IsNil():
+		answer = classify(f.value, f.pttl, f.began)
+		answer.shard = r.answered(s, !f.elsewhere, f.key)
+		return answer, nil
+	case f.pttl != absentKey: // it came in between, or is no string
+		replies := []reply{{state: missing, fetched: f.began}}
+		if err := r.refuseOtherTypes(ctx, []string{f.key}, replies); err != nil {
+			return reply{state: unavailable, err: err}, err
+		}
+		return replies[0], replies[0].err
 	}
-	message, err := f.get.ToMessage()
-	if rueidis.IsRedisNil(err) {
-		return reply{state: missing, fetched: f.began}, nil
-	}
-	milliseconds, _ := f.pttl.AsInt64()
-	answer = classify(message, milliseconds, f.began)
-	answer.shard = r.answered(s, !f.elsewhere, f.key)
-	return answer, nil
+	return reply{state: missing, fetched: f.began}, nil
 }

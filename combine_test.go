@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -99,7 +100,7 @@ func TestFetchesTogetherAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c combiner
 		sent := sizes(&c)
-		keys := make([]string, 2*fetchesTogether+1)
+		keys := make([]string, roundTripsAtOnce*mostTogether+1)
 		for i := range keys {
 			keys[i] = strconv.Itoa(i)
 		}
@@ -108,7 +109,7 @@ func TestFetchesTogetherAreBounded(t *testing.T) {
 		for _, f := range waiting {
 			<-f.done
 		}
-		if got := sent(); !slices.Equal(got, []int{fetchesTogether, fetchesTogether, 1}) {
+		if got := sent(); !slices.Equal(got, []int{mostTogether, mostTogether / 2, leastTogether, leastTogether, 1}) {
 			t.Errorf("sent together: %d", got)
 		}
 	})
@@ -131,8 +132,8 @@ func TestFetchesDoNotOutliveTheirCombiner(t *testing.T) {
 	})
 }
 
-// Readers who wait for a slow server are not held up by each other: the one who gives up goes at once, and a key of the wrong type is the
-// trouble of its own reader.
+// Readers who wait for a slow server are not held up by each other: the one who gives up goes at once, and a key of the wrong type, or one that
+// the user has no right to, is the trouble of its own reader.
 func TestReadersThatWaitTogetherAnswerForThemselves(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, redistest.Config{})
@@ -154,6 +155,8 @@ func TestReadersThatWaitTogetherAnswerForThemselves(t *testing.T) {
 		server.Do(t, "SET", "test:"+key, "value of "+key)
 	}
 	server.Do(t, "LPUSH", "test:list", "v")
+	server.Do(t, "SET", "test:forbidden", "v")
+	server.Do(t, "ACL", "SETUSER", "default", "resetkeys", "~test:?", "~test:list", "~test:impatient")
 
 	type answer struct {
 		key, value string
@@ -186,8 +189,9 @@ func TestReadersThatWaitTogetherAnswerForThemselves(t *testing.T) {
 		go read(t.Context(), key, answers)
 	}
 	underWay(roundTripsAtOnce) // so that nobody else makes one of his own
-	list, impatient := make(chan answer, 1), make(chan answer, 1)
+	list, forbidden, impatient := make(chan answer, 1), make(chan answer, 1), make(chan answer, 1)
 	go read(t.Context(), "list", list)
+	go read(t.Context(), "forbidden", forbidden)
 	ctx, cancel := context.WithCancel(t.Context())
 	go read(ctx, "impatient", impatient)
 	underWay(roundTripsAtOnce + 1)
@@ -205,6 +209,9 @@ func TestReadersThatWaitTogetherAnswerForThemselves(t *testing.T) {
 	}
 	var wrong *WrongTypeError
 	if a := <-list; !errors.As(a.err, &wrong) || wrong.Key != "test:list" {
+		t.Errorf("%+v", a)
+	}
+	if a := <-forbidden; !errors.Is(a.err, ErrUnavailable) || !strings.Contains(a.err.Error(), "NOPERM") {
 		t.Errorf("%+v", a)
 	}
 }
