@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo live test test-kafka bench patterns chaos mutants model lint fuzz examples ci clean
+.PHONY: help demo live test matrix test-kafka bench patterns chaos mutants model lint fuzz examples ci clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -14,6 +14,9 @@ live: ## open a page that shows coherence happening; REDIS_ADDR=host:port uses a
 
 test: ## test every module with the race detector, against a real redis-server; TESTFLAGS go to go test
 	@scripts/test $(TESTFLAGS)
+
+matrix: ## test on every server version that can be fetched, with and without I/O threads; VERSIONS and RUN narrow it
+	@scripts/matrix
 
 test-kafka: ## test broadcast/kafka on a real Apache Kafka, which Maven fetches; TESTFLAGS go to go test
 	@scripts/test-kafka $(TESTFLAGS)

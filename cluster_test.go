@@ -470,7 +470,7 @@ func TestClusterOpens(t *testing.T) {
 	t.Run("with the least rights", func(t *testing.T) {
 		for _, node := range cluster.Nodes() {
 			node.Do(t, "ACL", "SETUSER", "least", "on", ">secret", "~"+prefix+"*", "resetchannels", "-@all",
-				"+client|tracking", "+role", "+cluster|myid", "+cluster|slots", "+get", "+set", "+del", "+pttl", "+type", "+eval", "+evalsha")
+				"+client|tracking", "+role", "+cluster|myid", "+cluster|slots", "+cluster|shards", "+get", "+set", "+del", "+pttl", "+type", "+eval", "+evalsha")
 		}
 		options := options
 		options.Redis.InitAddress = cluster.Addresses()

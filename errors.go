@@ -67,7 +67,7 @@ func (e *PanicError) Unwrap() error {
 	return err
 }
 
-// A KeyError is one failure among those that GetMany or DeleteMany joined.
+// A KeyError is one failure among those that GetMany, SetMany or DeleteMany joined.
 type KeyError struct {
 	Key string // as the caller gave it
 	Err error

@@ -433,19 +433,23 @@ func (r *remote) delete(ctx context.Context, keys []string) error {
 		})
 		return err
 	}
-	return r.split(keys, func(s *server, mine []int) error {
-		part := make([]string, len(mine))
-		for n, i := range mine {
-			part[n] = keys[i]
+	return errors.Join(r.deleteEach(ctx, keys)...)
+}
+
+// deleteEach deletes keys, all different, in one round trip a server, and returns an error for each, or nil.
+func (r *remote) deleteEach(ctx context.Context, keys []string) []error {
+	places := make(map[string]*int, len(keys))
+	for i, key := range keys {
+		places[key] = &i
+	}
+	failures := make([]error, len(keys))
+	eachKey(ctx, r, "PIPELINE DEL", places, func(redis rueidis.Client, i *int) rueidis.Completed {
+		return redis.B().Del().Key(keys[*i]).Build()
+	}, func(i *int, result rueidis.RedisResult, err error) {
+		if err == nil {
+			err = result.Error()
 		}
-		results, _, err := r.each(ctx, s, "PIPELINE DEL", part, func(redis rueidis.Client, key string) rueidis.Completed {
-			return redis.B().Del().Key(key).Build()
-		})
-		for _, result := range results {
-			if err == nil {
-				err = result.Error()
-			}
-		}
-		return err
+		failures[*i] = err
 	})
+	return failures
 }

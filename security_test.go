@@ -252,8 +252,11 @@ func TestLeastRights(t *testing.T) {
 		log := server.Do(t, "ACL", "LOG")
 		entries, err := log.ToArray()
 		check(t, err)
-		for _, entry := range entries {
-			t.Errorf("refused: %v", entry)
+		for _, message := range entries {
+			entry, _ := message.AsStrMap() // also with fields that are no strings
+			if object := entry["object"]; object != "client" || server.Version().AtLeast(7, 0) {
+				t.Errorf("refused: %v", entry)
+			} // Redis 6.2 does not know CLIENT SETINFO, and takes it for forbidden
 		}
 	})
 	for _, right := range needed {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"strings"
 	"sync"
@@ -103,6 +104,11 @@ func TestRueidisCommands(t *testing.T) {
 		"wrong type": func() rueidis.Cacheable { return b.Get().Key("test:h").Cache() },
 		"expiretime": func() rueidis.Cacheable { return b.Expiretime().Key("test:s").Cache() },
 	}
+	if !server.Version().AtLeast(7, 0) {
+		maps.DeleteFunc(commands, func(name string, _ func() rueidis.Cacheable) bool {
+			return name == "sort_ro" || name == "eval_ro" || name == "expiretime"
+		})
+	}
 	for name, build := range commands {
 		t.Run(name, func(t *testing.T) {
 			expected, expectedErr := plain.Do(bounded(t), rueidis.Completed(build())).ToAny()
@@ -153,6 +159,9 @@ func TestRueidisUncached(t *testing.T) {
 		"eval_ro of two keys": func() rueidis.Cacheable {
 			return b.EvalRo().Script("return KEYS[2]").Numkeys(2).Key("test:k", "test:l").Cache()
 		},
+	}
+	if !server.Version().AtLeast(7, 0) {
+		maps.DeleteFunc(commands, func(name string, _ func() rueidis.Cacheable) bool { return strings.Contains(name, "_ro") })
 	}
 	for name, build := range commands {
 		before := wrapStats(node)

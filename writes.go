@@ -142,7 +142,8 @@ func (c *Cache[V]) Delete(ctx context.Context, key string) error {
 	return c.DeleteMany(ctx, []string{key})
 }
 
-// DeleteMany is Delete for several items in one round trip a server.
+// DeleteMany is Delete for several items in one round trip a server. In a cluster some servers may fail and others not: then the error joins a
+// KeyError for each key that may still be there.
 func (c *Cache[V]) DeleteMany(ctx context.Context, keys []string) error {
 	if len(keys) == 0 {
 		return nil
@@ -163,15 +164,29 @@ func (c *Cache[V]) DeleteMany(ctx context.Context, keys []string) error {
 			ctx = context.WithoutCancel(ctx) // what the source has lost must go, even if the caller has no time any more
 		}
 		if c.client.bus == nil {
-			if err := c.client.remote.delete(ctx, full); err != nil {
-				failures = append(failures, err)
-			}
+			failures = append(failures, c.removeFromRedis(ctx, keys, full)...)
 		}
 		if len(failures) == 1 {
 			return failures[0]
 		}
 		return errors.Join(failures...)
 	})
+}
+
+// removeFromRedis deletes keys and returns what went wrong: of several keys in a cluster a KeyError for each.
+func (c *Cache[V]) removeFromRedis(ctx context.Context, keys, full []string) (failures []error) {
+	if len(keys) == 1 || c.client.cluster == nil {
+		if err := c.client.remote.delete(ctx, full); err != nil {
+			failures = append(failures, err)
+		}
+		return failures
+	}
+	for i, err := range c.client.remote.deleteEach(ctx, full) {
+		if err != nil {
+			failures = append(failures, &KeyError{Key: keys[i], Err: err})
+		}
+	}
+	return failures
 }
 
 // callSource runs Store or Remove.

@@ -43,6 +43,7 @@ var suites = []suite{
 	{"wrap", wraps},
 	{"telemetry", observed},
 	{"bus", buses},
+	{"trackers", trackers},
 }
 
 func main() {

@@ -15,6 +15,10 @@ import (
 // BinaryVariable names the environment variable that holds the path of the server binary.
 const BinaryVariable = "NEARCACHE_REDIS_SERVER"
 
+// SettingsVariable names the environment variable that holds lines for the configuration file of every server but sentinels, with a semicolon
+// between them, such as "io-threads 2". [Config.Settings] come after them.
+const SettingsVariable = "NEARCACHE_REDIS_SETTINGS"
+
 // ErrNoBinary is returned when no server binary is found. The error that wraps it names the command that installs one.
 var ErrNoBinary = errors.New("redistest: no redis-server or valkey-server found")
 

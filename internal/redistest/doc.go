@@ -12,7 +12,7 @@
 //   - A missing binary is an error that names the command that installs it. Nothing is ever skipped.
 //
 // The binary is the one named by the environment variable NEARCACHE_REDIS_SERVER, else redis-server, else valkey-server, as
-// found in PATH.
+// found in PATH. NEARCACHE_REDIS_SETTINGS adds to its configuration.
 //
 // Every server has an administrator (user [AdminUser]) besides whatever users a test defines, so that a test may take rights
 // from the default user, or switch it off, and still inspect the server with [Server.Do]. Never expose such a server.

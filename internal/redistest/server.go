@@ -233,6 +233,9 @@ func (s *Server) configuration() []byte {
 	for _, user := range s.config.Users {
 		line("user %s", user)
 	}
+	for setting := range strings.SplitSeq(os.Getenv(SettingsVariable), ";") {
+		line("%s", strings.TrimSpace(setting))
+	}
 	for _, setting := range s.config.Settings {
 		line("%s", setting)
 	}
