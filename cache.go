@@ -164,7 +164,7 @@ func (c *Cache[V]) lookAgain(ctx context.Context, key string, k localcache.Key, 
 	s := c.client.serverOf(c.config.Prefix, key)
 	degraded := s.degraded()
 	if degraded {
-		found, result = c.lookDegraded(s, k, q, found, result)
+		found, result = c.lookDegraded(ctx, s, key, k, q, found, result)
 	} else if result == localcache.Stale && q.notBefore != never {
 		if unfenced = c.client.fenceShortly(ctx, c.config.Prefix, key); unfenced == nil {
 			c.counts.lookedAgain.Add(1)

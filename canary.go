@@ -138,6 +138,7 @@ func (c *canary) try(ctx context.Context, tracker *tracking.Tracker, epoch uint6
 	if !c.perch() {
 		return
 	}
+	links := c.server.linkNumber()
 	t := &trial{sent: localcache.Now(), ended: make(chan struct{})}
 	c.current.Store(t)
 	defer c.current.Store(nil)
@@ -162,7 +163,11 @@ func (c *canary) try(ctx context.Context, tracker *tracking.Tracker, epoch uint6
 			c.client.telemetry.InvalidationLag(ctx, c.server.name, t.lag)
 		}
 	default:
-		tracker.Doubt(epoch, fmt.Errorf("%w: waited for %v and fenced", errCanaryUnheard, c.patience))
+		evidence := fmt.Errorf("%w: waited for %v and fenced", errCanaryUnheard, c.patience)
+		if c.client.options.Tracking == Degrade {
+			c.server.degrade(ctx, links, evidence) // so that the next link has to prove itself
+		}
+		tracker.Doubt(epoch, evidence)
 	}
 }
 

@@ -152,6 +152,13 @@ func (d *degradation) kick() {
 	}
 }
 
+// linkNumber is the number of the link that is live, or was last.
+func (s *server) linkNumber() uint64 {
+	s.degradation.mu.Lock()
+	defer s.degradation.mu.Unlock()
+	return s.degradation.links
+}
+
 // degrade leaves ModeTracking, because of what has been found out, which was about one link and holds only while it is the last one.
 func (s *server) degrade(ctx context.Context, links uint64, reason error) {
 	d := &s.degradation
@@ -292,7 +299,7 @@ func (c *Client) boundLife(shard *localcache.Shard, life time.Duration) (time.Du
 }
 
 // lookDegraded is what a read without a bound of its own gets from L1 where nothing is promised: whatever has not come to the end of its life.
-func (c *Cache[V]) lookDegraded(s *server, k localcache.Key, q query, found *record[V], result localcache.Result) (*record[V], localcache.Result) {
+func (c *Cache[V]) lookDegraded(ctx context.Context, s *server, key string, k localcache.Key, q query, found *record[V], result localcache.Result) (*record[V], localcache.Result) {
 	switch {
 	case s.mode() == ModeOff:
 		c.counts.localBypassed.Add(1)
@@ -301,9 +308,13 @@ func (c *Cache[V]) lookDegraded(s *server, k localcache.Key, q query, found *rec
 		return found, result
 	}
 	c.counts.lookedAgain.Add(1)
-	found, result = c.view.Get(k, localcache.Now(), math.MinInt64)
+	now := localcache.Now()
+	found, result = c.view.Get(k, now, math.MinInt64)
 	if result == localcache.Hit && !found.absent {
 		c.counts.localStale.Add(1)
+		if found.refreshAt != 0 && now >= found.refreshAt {
+			c.refresh(ctx, key, k)
+		}
 		if q.served != nil {
 			info, _ := c.view.Peek(k)
 			*q.served = served{stale: true, age: info.Age, err: fmt.Errorf("nearcache: L1 is degraded to %q: %w", s.mode(), ErrNoTracking)}
@@ -337,7 +348,7 @@ func (c *Client) connectNodes(ctx context.Context) error {
 func (n *nodes) message(_ context.Context, m broadcast.Message) error {
 	switch {
 	case m.Version == announcementVersion && m.Type == announcementEverything:
-		n.forget(&n.client.flushes.manual)
+		n.client.forgetAll(&n.client.flushes.manual)
 		return nil
 	case m.Version == announcementVersion && m.Type == announcementKeys:
 		if keys, err := decodeKeys(m.Payload); err == nil {
@@ -376,10 +387,13 @@ func (n *nodes) forget(counted *atomic.Int64) {
 	}
 }
 
-// announce tells the other nodes what was written. That it fails is no failure of the write: a degraded node finds out after DegradedTTL.
+// announce tells the other nodes what was written. That it fails, or is not accepted within RemoteTimeout, is no failure of the write: a degraded
+// node finds out after DegradedTTL.
 func (n *nodes) announce(ctx context.Context, keys []string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), n.client.options.RemoteTimeout)
+	defer cancel()
 	l := busLink{bus: n.bus}
-	if err := l.announce(context.WithoutCancel(ctx), keys); err != nil && n.log.allow() {
+	if err := l.announce(ctx, keys); err != nil && n.log.allow() {
 		n.client.warn(ctx, "nearcache: degraded nodes are not told of a write: the bus failed", err)
 	}
 }

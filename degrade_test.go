@@ -309,6 +309,10 @@ func TestDegradeToBroadcast(t *testing.T) {
 	check(t, richCache.Set(t.Context(), "k", "six"))
 	seen("six")
 
+	check(t, rich.Flush(t.Context()))
+	eventually(t, "a flush reaches the degraded node", func() bool { return !inLocal(poorCache, "k") })
+	seen("six")
+
 	// The other way about: what the degraded node writes the tracked one is told of by Redis.
 	warm(t, richCache, "k", "six")
 	check(t, poorCache.Set(t.Context(), "k", "seven"))
@@ -318,6 +322,40 @@ func TestDegradeToBroadcast(t *testing.T) {
 	awaitMode(t, poor, nearcache.ModeTracking)
 	server.Do(t, "SET", prefix+"k", "eight")
 	want(t, poorCache, "k", "eight", nearcache.Fresh())
+}
+
+// A link that turns out to be mute is given up, and the next one is not trusted before it has proved itself.
+func TestDegradeWhenTheCanaryIsNotHeard(t *testing.T) {
+	t.Parallel()
+	v := withCanary(t, 20*time.Millisecond, func(o *nearcache.Options) {
+		o.MaxStaleness = 100 * time.Millisecond
+		degrading(o, time.Minute)
+	})
+	v.faults.DropPushes(1 << 30)
+	awaitMode(t, v.client, nearcache.ModeTTL)
+	if reason := v.client.Health().Reason; !strings.Contains(reason, "Options.Canary") && !strings.Contains(reason, "not announced") {
+		t.Errorf("reason %q", reason)
+	}
+	unpromised(t, v.server, v.client, v.cache)
+	v.faults.Heal()
+	awaitMode(t, v.client, nearcache.ModeTracking)
+	warm(t, v.cache, "k", "of k")
+}
+
+// What is read all the time is refreshed in time where nothing is promised, too.
+func TestDegradeRefreshesAhead(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Config{Users: []string{"node on >secret ~* +@all -client"}})
+	options := optionsFor(server)
+	options.Redis.Username, options.Redis.Password = "node", "secret"
+	degrading(&options, time.Minute)
+	items := newSource(map[string]string{"k": "one"})
+	cache := newCache(t, open(t, options), nearcache.Config[string]{Codec: nearcache.String(), Load: items.load, TTL: time.Hour, RefreshAhead: 0.5})
+	want(t, cache, "k", "one")
+	server.Do(t, "PEXPIRE", prefix+"k", "60000") // into the last half of its life
+	want(t, cache, "k", "one")
+	items.set("k", "two")
+	eventually(t, "the key is loaded anew", func() bool { return get(t, cache, "k") == "two" })
 }
 
 func TestDegradeOptions(t *testing.T) {

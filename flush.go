@@ -17,10 +17,14 @@ func (c *Client) Flush(ctx context.Context) error {
 		return ErrClosed
 	}
 	c.forgetAll(&c.flushes.manual)
-	if c.bus == nil {
+	bus := c.bus
+	if c.nodes != nil {
+		bus = &busLink{bus: c.nodes.bus}
+	}
+	if bus == nil {
 		return nil
 	}
-	if err := c.bus.publish(ctx, announcementEverything, nil); err != nil {
+	if err := bus.publish(ctx, announcementEverything, nil); err != nil {
 		return fmt.Errorf("nearcache: flush: %w", err)
 	}
 	return nil

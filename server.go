@@ -151,7 +151,11 @@ func (s *server) fence(ctx context.Context) error {
 	if s.degraded() {
 		s.degradation.mu.Lock()
 		defer s.degradation.mu.Unlock()
-		return fmt.Errorf("nearcache: L1 is degraded to %q: there is no fence without tracking: %w", s.mode(), s.degradation.reason)
+		err := fmt.Errorf("nearcache: L1 is degraded to %q, and there is no fence without tracking: %w", s.mode(), s.degradation.reason)
+		if !errors.Is(err, ErrNoTracking) {
+			err = fmt.Errorf("%w: %w", ErrNoTracking, err)
+		}
+		return err
 	}
 	if l == nil {
 		return fmt.Errorf("%w: %w", tracking.ErrLinkDown, s.status().LastError)
