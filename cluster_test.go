@@ -355,9 +355,6 @@ func TestClusterFailovers(t *testing.T) {
 		end   func(t *testing.T, primary *redistest.Server)
 	}{
 		{"by hand", func(t *testing.T, _, replica *redistest.Server) { check(t, n.Failover(bounded(t), replica, "")) }, nil},
-		{"taken over", func(t *testing.T, _, replica *redistest.Server) {
-			check(t, n.Failover(bounded(t), replica, "TAKEOVER"))
-		}, nil},
 		{
 			"of a primary that is killed",
 			func(_ *testing.T, primary, _ *redistest.Server) { primary.Kill() },
@@ -368,6 +365,10 @@ func TestClusterFailovers(t *testing.T) {
 			func(t *testing.T, primary, _ *redistest.Server) { check(t, primary.Pause()) },
 			func(t *testing.T, primary *redistest.Server) { check(t, primary.Resume()) },
 		},
+		// Last, because nobody is asked: an election that follows may be won under the same epoch, and the cluster stays at odds then.
+		{"taken over", func(t *testing.T, _, replica *redistest.Server) {
+			check(t, n.Failover(bounded(t), replica, "TAKEOVER"))
+		}, nil},
 	} {
 		t.Run(fault.name, func(t *testing.T) {
 			for _, other := range keys {
