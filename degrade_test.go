@@ -122,6 +122,15 @@ func TestDegradeToTTL(t *testing.T) {
 			t.Fatalf("a read that began %v after the write was given the old value", late)
 		}
 	}
+	wrapped, err := client.Rueidis()
+	check(t, err)
+	for _, value := range []string{"one", "two", "two"} {
+		server.Do(t, "SET", prefix+"wrapped", value)
+		result := wrapped.DoCache(bounded(t), wrapped.B().Get().Key(prefix+"wrapped").Cache(), time.Minute)
+		if got, err := result.ToString(); err != nil || got != value || result.IsCacheHit() {
+			t.Errorf("DoCache: %q, %v, from L1: %v", got, err, result.IsCacheHit())
+		}
+	}
 	check(t, cache.Set(t.Context(), "k", "mine"))
 	want(t, cache, "k", "mine")
 	check(t, cache.Delete(t.Context(), "k"))
@@ -201,6 +210,34 @@ func TestDegradeBehindAProxyWithoutRESP3(t *testing.T) {
 	warm(t, cache, "k", "4")
 	server.Do(t, "SET", prefix+"k", "promised")
 	want(t, cache, "k", "promised", nearcache.Fresh())
+}
+
+// A program that can speak RESP2 alone.
+func TestDegradeInRESP2(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Config{Password: "secret"})
+	options := optionsFor(server)
+	options.Redis.AlwaysRESP2, options.Redis.Password = true, "secret"
+	if _, err := nearcache.Open(bounded(t), options); !errors.Is(err, nearcache.ErrNoTracking) {
+		t.Errorf("RequireTracking: %v", err)
+	}
+	degrading(&options, time.Minute)
+	client := open(t, options)
+	cache := stringCache(t, client, newSource(map[string]string{"k": "loaded"}).load)
+	want(t, cache, "k", "loaded")
+	want(t, cache, "k", "loaded")
+	check(t, cache.SetMany(t.Context(), map[string]string{"a": "1", "b": "2"}))
+	_, err := cache.Update(t.Context(), "a", func(current string, _ bool) (string, error) { return current + "1", nil })
+	check(t, err)
+	items, err := cache.GetMany(t.Context(), []string{"a", "b"})
+	check(t, err)
+	if items["a"] != "11" || items["b"] != "2" {
+		t.Errorf("GetMany: %v", items)
+	}
+	unpromised(t, server, client, cache)
+	if health := client.Health(); !health.Ready || health.Mode != nearcache.ModeTTL || !strings.Contains(health.Reason, "AlwaysRESP2") {
+		t.Errorf("%+v", health)
+	}
 }
 
 // A proxy that takes the command and passes nothing on: only a write shows it.
