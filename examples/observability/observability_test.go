@@ -409,6 +409,7 @@ func TestAlerts(t *testing.T) {
 		`nearcache_load_duration_seconds_count{nearcache_name="node-1",nearcache_cache="airports"}`:                                     {10, 10},
 		`nearcache_load_duration_seconds_count{nearcache_name="node-1",nearcache_cache="airports",error_type="timeout"}`:                {0, 10},
 		`nearcache_tracking_staleness_seconds{nearcache_name="node-1",server_address="127.0.0.1",server_port="6379"}`:                   {0, 1},
+		`nearcache_tracking_mode{nearcache_name="node-1",nearcache_mode="ttl",server_address="127.0.0.1",server_port="6379"}`:           {0, 1},
 	}.handler()
 	e = &bypassing
 	e.now = e.now.Add(2 * time.Hour) // so that nothing of what was is looked at
@@ -417,11 +418,12 @@ func TestAlerts(t *testing.T) {
 	}
 	for _, name := range []string{
 		"NearcacheHitRatioDropped", "NearcacheFillsRejected", "NearcacheGaps", "NearcacheWrongAnswer", "NearcacheLoadsFail", "NearcacheLinkDown",
+		"NearcacheDegraded",
 	} {
 		fires(name)
 	}
-	if len(rules) != 9 {
-		t.Errorf("%d alerts, of which 9 are tried here", len(rules))
+	if len(rules) != 10 {
+		t.Errorf("%d alerts, of which 10 are tried here", len(rules))
 	}
 }
 
