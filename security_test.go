@@ -376,10 +376,15 @@ func TestSecretsStayInside(t *testing.T) {
 				}
 				return args, true
 			}
+			refused := func(text string) bool { // some servers say no to whoever has not logged in before they look at the command
+				return strings.Contains(text, "NOSUCHCOMMAND") || strings.Contains(text, "NOAUTH")
+			}
 			test.login(&options.Redis, right)
 			p.setIntercept(unknown)
 			_, err = nearcache.Open(bounded(t), options)
-			mentions(t, err, "NOSUCHCOMMAND")
+			if err == nil || !refused(err.Error()) {
+				t.Errorf("behind a proxy that does not know HELLO: %v", err)
+			}
 			tellError(err)
 
 			p.setIntercept(nil)
@@ -416,7 +421,7 @@ func TestSecretsStayInside(t *testing.T) {
 			awaitDown(t, client)
 			eventually(t, "the server's answer is the reason", func() bool {
 				look()
-				return strings.Contains(client.Health().Reason, "NOSUCHCOMMAND")
+				return refused(client.Health().Reason)
 			})
 			p.setIntercept(nil)
 			awaitReady(t, client)
