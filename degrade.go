@@ -405,6 +405,16 @@ func (n *nodes) close(ctx context.Context) error {
 	return n.subscription.Close(ctx)
 }
 
+// away reports whether a server is not to be reached, as far as its link tells: that is lost, or, of a degraded server, tracking was not even
+// refused when it was tried last.
+func (s *server) away() bool {
+	if !s.degraded() {
+		return !s.shard.Live()
+	}
+	status := s.status()
+	return !status.Live && status.LastError != nil && !errors.Is(status.LastError, ErrNoTracking)
+}
+
 // shownMode is what people are told: a client without Redis has messages and nothing else.
 func (s *server) shownMode() Mode {
 	if s.client.bus != nil {
@@ -417,9 +427,9 @@ func (s *server) shownMode() Mode {
 func (c *Client) degradedHealth(s *server, status tracking.Status, health *Health) {
 	d := &s.degradation
 	d.mu.Lock()
-	up, since, reason := d.up, d.since, d.reason
+	since, reason := d.since, d.reason
 	d.mu.Unlock()
-	if !up && status.LastError != nil && !errors.Is(status.LastError, ErrNoTracking) {
+	if s.away() {
 		if health.Ready {
 			health.Since = status.Since
 		}

@@ -160,6 +160,10 @@ func TestDegradeToTTL(t *testing.T) {
 	server.Do(t, "CLIENT", "KILL", "USER", "node")
 	awaitMode(t, client, nearcache.ModeTTL)
 	modeIs(nearcache.ModeTTL)
+	eventually(t, "the connections for data are made anew", func() bool {
+		_, err := cache.Get(t.Context(), "k", nearcache.SkipLocal())
+		return err == nil
+	})
 	unpromised(t, server, client, cache)
 	if got := book.messages(t); got[degradedLine] != 2 || got[promotedLine] != 1 {
 		t.Errorf("log: %v", got)

@@ -366,7 +366,7 @@ func (r *remote) asking(ctx context.Context, s *server, operation string, batch 
 	switch {
 	case !isNetworkError(err):
 		s.reachable()
-	case ctx.Err() == nil && (s.degraded() || !s.shard.Live()):
+	case ctx.Err() == nil && s.away():
 		s.downUntil.Store(int64(localcache.Now().Add(r.timeout)))
 		r.client.watch.kick()
 	}
