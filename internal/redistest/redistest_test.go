@@ -2,6 +2,7 @@ package redistest
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -293,3 +294,42 @@ func TestServerDiesWithItsParent(t *testing.T) {
 }
 
 func value(message rueidis.RedisMessage) (string, error) { return message.ToString() }
+
+func TestSettingsFromTheEnvironment(t *testing.T) {
+	t.Setenv(SettingsVariable, "maxclients 123; hz 17")
+	s := Start(t, Config{Settings: []string{"hz 18"}})
+	for setting, want := range map[string]string{"maxclients": "123", "hz": "18"} { // the configuration has the last word
+		message := s.Do(t, "CONFIG", "GET", setting)
+		values, err := message.AsStrMap()
+		if err != nil || values[setting] != want {
+			t.Errorf("%s is %q, want %q: %v", setting, values[setting], want, err)
+		}
+	}
+}
+
+func TestAuthority(t *testing.T) {
+	a, err := NewAuthority()
+	if err != nil {
+		t.Fatal(err)
+	}
+	issued, err := a.Issue("node")
+	if err != nil {
+		t.Fatal(err)
+	}
+	certificate, err := x509.ParseCertificate(issued.Certificate[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, usage := range []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth} {
+		if _, err := certificate.Verify(x509.VerifyOptions{Roots: a.Pool(), KeyUsages: []x509.ExtKeyUsage{usage}}); err != nil {
+			t.Errorf("usage %v: %v", usage, err)
+		}
+	}
+	other, err := NewAuthority()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := certificate.Verify(x509.VerifyOptions{Roots: other.Pool()}); err == nil {
+		t.Error("a stranger trusts it")
+	}
+}
