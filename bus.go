@@ -67,11 +67,17 @@ func (l *busLink) message(_ context.Context, m broadcast.Message) error {
 			return nil
 		}
 	}
+	if m.Version == announcementVersion && l.server.client.hearBypass(m.Type, m.Payload) {
+		return nil
+	}
 	l.server.client.forgetAll(&l.server.client.flushes.gap) // it may have been anything
 	return nil
 }
 
 func (l *busLink) gap(_ context.Context, gap broadcast.Gap) {
+	if !gap.Open {
+		l.server.client.askBypass()
+	}
 	switch {
 	case gap.Open:
 		l.lost(errors.New(gap.String()))

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-nearcache/nearcache/localcache"
@@ -26,6 +27,7 @@ type Cache[V any] struct {
 	good    *lastGood[V] // nil unless Config.FailSafe asks for one
 	ahead   refreshes
 	nilable bool
+	extras  atomic.Uint32 // what reads do otherwise for a time, in one word so that a hit looks once: the bits of Bypass
 
 	// staleness is Options.MaxStaleness, and sampling Options.Verify, here for the path of a hit.
 	staleness time.Duration
@@ -67,6 +69,7 @@ func New[V any](client *Client, config Config[V]) (*Cache[V], error) {
 		c.good.close()
 		return nil, err
 	}
+	client.beginBypass(c)
 	return c, nil
 }
 
@@ -84,24 +87,43 @@ func (c *Cache[V]) Get(ctx context.Context, key string, options ...ReadOption) (
 	q := c.query(options)
 	found, result := c.view.Get(k, q.began, q.notBefore)
 	if result == localcache.Hit && !found.absent {
-		if c.sampling.picks(k, q.began) {
-			c.sample(key, k, found)
-		}
-		if found.refreshAt != 0 && q.began >= found.refreshAt {
-			c.refresh(ctx, key, k)
+		if c.sampling != 0 || found.refreshAt != 0 {
+			c.afterHit(ctx, key, k, q, found)
 		}
 		return c.own(found.value), nil
 	}
 	return c.miss(ctx, key, k, q, found, result)
 }
 
+// afterHit does what else there is to do for a reader that L1 has served.
+func (c *Cache[V]) afterHit(ctx context.Context, key string, k localcache.Key, q query, found *record[V]) {
+	if c.sampling.picks(k, q.began) {
+		c.sample(key, k, found)
+	}
+	if found.refreshAt != 0 && q.began >= found.refreshAt && !q.wants(skipRemote|readOnly) {
+		c.refresh(ctx, key, k)
+	}
+}
+
 // query is what a reader asks for: every write acknowledged before notBefore.
 type query struct {
 	began     localcache.Instant
 	notBefore localcache.Instant
-	bounded   bool // by the caller: no policy may give it anything older
+	wishes    wishes
 	served    *served
 }
+
+// wishes are what else a reader asks for.
+type wishes uint8
+
+const (
+	bounded    wishes = 1 << iota // by the caller: no policy may give it anything older
+	skipRemote                    // neither read Redis nor store anything
+	readOnly                      // store nothing
+)
+
+func (q query) wants(w wishes) bool { return q.wishes&w != 0 }
+
 
 // never is a notBefore that nothing satisfies, in L1 or on its way: for reads that skip L1. It is no field of its own because the compiler
 // keeps structs of up to four in registers, which a fifth cost a hit 8 ns.
@@ -116,11 +138,14 @@ type served struct {
 
 func (c *Cache[V]) query(options []ReadOption) query {
 	o := readOptions{staleness: c.staleness}
+	if on := c.extras.Load(); on != 0 {
+		o = o.bypassing(Bypass(on))
+	}
 	for _, option := range options {
 		o = option.apply(o)
 	}
 	now := localcache.Now()
-	q := query{began: now, notBefore: now.Add(-o.staleness), bounded: len(options) > 0}
+	q := query{began: now, notBefore: now.Add(-o.staleness), wishes: o.wishes}
 	if o.skipLocal {
 		q.notBefore = never
 	}
@@ -135,6 +160,11 @@ func (c *Cache[V]) miss(ctx context.Context, key string, k localcache.Key, q que
 	ctx, span := c.client.telemetry.StartGet(ctx, c.config.Name)
 	if c.client.options.TraceKeys {
 		span.SetKey(c.config.Prefix + key)
+	}
+	if q.wants(skipRemote | readOnly) {
+		answer, err := c.pass(ctx, key, k, q)
+		span.End(failureOf(err))
+		return answer, err
 	}
 	f, leader := c.flights.join(c.view, c.client.shardOf(c.config.Prefix, key), k, q.notBefore, span.SpanContext())
 	var answer V
@@ -179,9 +209,12 @@ func (c *Cache[V]) lookAgain(ctx context.Context, key string, k localcache.Key, 
 				c.counts.localBypassed.Add(1)
 			}
 		case FailReads:
+			if q.wants(skipRemote) {
+				break // who wants nothing of Redis does not miss it
+			}
 			return answer, true, ErrDisconnected
 		case ServeStale:
-			if result == localcache.Stale && !q.bounded {
+			if result == localcache.Stale && !q.wants(bounded) {
 				now := localcache.Now()
 				c.counts.lookedAgain.Add(1)
 				found, result = c.view.Get(k, now, now.Add(-c.client.options.StaleLimit))

@@ -38,6 +38,7 @@ type Client struct {
 
 	wrapper
 	caches     caches
+	bypasses   bypasses
 	loads      loads
 	background background
 	closed     atomic.Bool
@@ -102,6 +103,7 @@ func (c *Client) connectBus(ctx context.Context) (err error) {
 	c.bus, err = openBusLink(ctx, s, c.options.Bus)
 	if err == nil {
 		s.setLink(c.bus)
+		c.askBypass()
 	}
 	return err
 }

@@ -304,7 +304,7 @@ func (c *Cache[V]) lookDegraded(ctx context.Context, s *server, key string, k lo
 	case s.mode() == ModeOff:
 		c.counts.localBypassed.Add(1)
 		return found, result
-	case result != localcache.Stale || q.bounded:
+	case result != localcache.Stale || q.wants(bounded):
 		return found, result
 	}
 	c.counts.lookedAgain.Add(1)
@@ -342,6 +342,7 @@ func (c *Client) connectNodes(ctx context.Context) error {
 		return fmt.Errorf("nearcache: Options.Bus: %w", err)
 	}
 	n.subscription = subscription
+	c.askBypass()
 	return nil
 }
 
@@ -358,11 +359,17 @@ func (n *nodes) message(_ context.Context, m broadcast.Message) error {
 			return nil
 		}
 	}
+	if m.Version == announcementVersion && n.client.hearBypass(m.Type, m.Payload) {
+		return nil
+	}
 	n.forget(&n.client.flushes.gap) // it may have been anything
 	return nil
 }
 
 func (n *nodes) gap(_ context.Context, gap broadcast.Gap) {
+	if !gap.Open {
+		n.client.askBypass()
+	}
 	if open := gap.Open; open == n.live.Load() {
 		n.live.Store(!open)
 	} else if !gap.MustFlush() {

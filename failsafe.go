@@ -77,11 +77,8 @@ func (c *Cache[V]) GetItem(ctx context.Context, key string, options ...ReadOptio
 	q := c.query(options)
 	found, result := c.view.Get(k, q.began, q.notBefore)
 	if result == localcache.Hit && !found.absent {
-		if c.sampling.picks(k, q.began) {
-			c.sample(key, k, found)
-		}
-		if found.refreshAt != 0 && q.began >= found.refreshAt {
-			c.refresh(ctx, key, k)
+		if c.sampling != 0 || found.refreshAt != 0 {
+			c.afterHit(ctx, key, k, q, found)
 		}
 		return Item[V]{Value: c.own(found.value)}, nil
 	}
@@ -203,7 +200,7 @@ var errSlowLoad = errors.New("nearcache: the load took longer than FailSafe.Soft
 
 // softTimeout returns what fires when the reader should be content with the last good value; nil if that is never.
 func (c *Cache[V]) softTimeout(k localcache.Key, q query) (fires <-chan time.Time, stop func()) {
-	if c.good == nil || c.config.FailSafe.SoftTimeout == 0 || q.bounded || c.good.get(k) == nil {
+	if c.good == nil || c.config.FailSafe.SoftTimeout == 0 || q.wants(bounded) || c.good.get(k) == nil {
 		return nil, func() {}
 	}
 	timer := time.NewTimer(c.config.FailSafe.SoftTimeout)
@@ -212,7 +209,7 @@ func (c *Cache[V]) softTimeout(k localcache.Key, q query) (fires <-chan time.Tim
 
 // fallBack returns the last good value to a reader who may have it, if the reason is one that it helps against.
 func (c *Cache[V]) fallBack(k localcache.Key, q query, reason error) (value V, ok bool) {
-	if c.good == nil || q.bounded || errors.Is(reason, ErrNotFound) || errors.Is(reason, ErrClosed) {
+	if c.good == nil || q.wants(bounded) || errors.Is(reason, ErrNotFound) || errors.Is(reason, ErrClosed) {
 		return value, false
 	}
 	if _, wrong := errors.AsType[*WrongTypeError](reason); wrong {

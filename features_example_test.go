@@ -218,3 +218,46 @@ func ExampleMode() {
 	fmt.Println(client.Health().Mode)
 	// Output: tracking
 }
+
+// While an incident is looked into, all reads go past Redis: to the loader, for what L1 does not hold. With Options.Bus one call does it
+// for the whole fleet.
+func ExampleClient_SetBypass() {
+	server := startRedis()
+	defer server.Close()
+	ctx := context.Background()
+	db := database{"42": {"42", "Ada"}}
+	client, users := openUsers(ctx, server, nearcache.Options{}, nearcache.Config[User]{Load: db.User})
+	defer client.Close(ctx)
+
+	if err := client.SetBypass(ctx, "users", nearcache.BypassRedis); err != nil {
+		log.Fatal(err)
+	}
+	u, err := users.Get(ctx, "42")
+	fmt.Println(u.Name, err, users.Bypass(), users.Explain(ctx, "42").Remote.Present)
+	users.SetBypass(0)
+	u, err = users.Get(ctx, "42")
+	fmt.Println(u.Name, err, users.Bypass(), users.Explain(ctx, "42").Remote.Present)
+
+	// Output:
+	// the database is asked for 42
+	// Ada <nil> BypassRedis false
+	// the database is asked for 42
+	// Ada <nil> none true
+}
+
+// A report reads what nobody else may want, and leaves memory and Redis to those who come again.
+func ExampleReadOnly() {
+	server := startRedis()
+	defer server.Close()
+	ctx := context.Background()
+	db := database{"42": {"42", "Ada"}}
+	client, users := openUsers(ctx, server, nearcache.Options{}, nearcache.Config[User]{Load: db.User})
+	defer client.Close(ctx)
+
+	found, err := users.GetMany(ctx, []string{"42"}, nearcache.ReadOnly())
+	fmt.Println(len(found), err, users.Explain(ctx, "42").Remote.Present)
+
+	// Output:
+	// the database is asked for 42
+	// 1 <nil> false
+}

@@ -35,11 +35,8 @@ func (c *Cache[V]) GetMany(ctx context.Context, keys []string, options ...ReadOp
 		k := c.view.Key(key)
 		found, result := c.view.Get(k, q.began, q.notBefore)
 		if result == localcache.Hit && !found.absent {
-			if c.sampling.picks(k, q.began) {
-				c.sample(key, k, found)
-			}
-			if found.refreshAt != 0 && q.began >= found.refreshAt {
-				c.refresh(ctx, key, k)
+			if c.sampling != 0 || found.refreshAt != 0 {
+				c.afterHit(ctx, key, k, q, found)
 			}
 			items[key] = c.own(found.value)
 			continue
@@ -49,6 +46,10 @@ func (c *Cache[V]) GetMany(ctx context.Context, keys []string, options ...ReadOp
 		case !done:
 			if missing++; missing == 1 {
 				ctx, span = c.client.telemetry.StartGet(ctx, c.config.Name)
+			}
+			if q.wants(skipRemote | readOnly) {
+				mine = append(mine, missed[V]{key: key, hash: k})
+				continue
 			}
 			f, leader := c.flights.join(c.view, c.client.shardOf(c.config.Prefix, key), k, q.notBefore, span.SpanContext())
 			if leader {
@@ -70,19 +71,34 @@ func (c *Cache[V]) GetMany(ctx context.Context, keys []string, options ...ReadOp
 	}
 	span.SetKeyCount(missing)
 	var failed error // the first of what was missing
+	note := func(key string, value V, err error) {
+		switch {
+		case err == nil:
+			items[key] = value
+		case !errors.Is(err, ErrNotFound):
+			if failed == nil {
+				failed = err
+			}
+			failures = append(failures, &KeyError{Key: key, Err: err})
+		}
+	}
 	wait := func(ctx context.Context, missed []missed[V]) {
 		for _, m := range missed {
 			value, err := c.wait(ctx, m.hash, q, m.f)
-			switch {
-			case err == nil:
-				items[m.key] = value
-			case !errors.Is(err, ErrNotFound):
-				if failed == nil {
-					failed = err
-				}
-				failures = append(failures, &KeyError{Key: m.key, Err: err})
-			}
+			note(m.key, value, err)
 		}
+	}
+	if q.wants(skipRemote | readOnly) {
+		passed := make([]string, len(mine))
+		for i, m := range mine {
+			passed[i] = m.key
+		}
+		for i, item := range c.passMany(ctx, passed, q) {
+			value, err := c.ofItem(mine[i].hash, q, item)
+			note(mine[i].key, value, err)
+		}
+		span.End(failed)
+		return items, errors.Join(failures...)
 	}
 	// The caller's own flights are on their way before it waits for anybody else's, so two callers never wait for each other.
 	if len(mine) > 0 {

@@ -424,12 +424,28 @@ type ReadOption interface{ apply(readOptions) readOptions }
 type readOptions struct {
 	staleness time.Duration
 	skipLocal bool
+	wishes    wishes
+}
+
+func (o readOptions) bypassing(b Bypass) readOptions {
+	if b&BypassL1 != 0 {
+		o.skipLocal = true
+		o.wishes |= bounded
+	}
+	if b&BypassRedis != 0 {
+		o.wishes |= skipRemote
+	}
+	if b&BypassStores != 0 {
+		o.wishes |= readOnly
+	}
+	return o
 }
 
 type skipLocalOption struct{}
 
 func (skipLocalOption) apply(o readOptions) readOptions {
 	o.skipLocal = true
+	o.wishes |= bounded
 	return o
 }
 
@@ -437,10 +453,36 @@ func (skipLocalOption) apply(o readOptions) readOptions {
 // two, and costs what a miss costs: a read that must not be stale is a Fresh one.
 func SkipLocal() ReadOption { return skipLocalOption{} }
 
+type bypassOption Bypass
+
+func (b bypassOption) apply(o readOptions) readOptions { return o.bypassing(Bypass(b)) }
+
+// stored has a read store what it finds whatever bypass is on: for a writer who builds on it.
+type stored struct{}
+
+func (stored) apply(o readOptions) readOptions {
+	o.wishes &^= skipRemote | readOnly
+	return o
+}
+
+// SkipRemote has a read neither ask Redis nor write to it: what L1 holds within the bound is returned, and otherwise what the loader says, which is
+// called for this read alone, without a lease, and stored nowhere, since nothing would tell when it changes. Readers who do so at the same
+// time each call the loader; FailSafe helps as always, but for its SoftTimeout. Without a loader it is ErrUnavailable that L1 has nothing. A client
+// without Redis has nothing to skip there, and still stores nothing. In terms of FusionCache: skip reads and writes of the
+// distributed cache, and do not write the memory cache.
+func SkipRemote() ReadOption { return bypassOption(BypassRedis) }
+
+// ReadOnly has a read leave no trace: it is answered from L1, from Redis, or by the loader, in this order, and what was found is stored in neither;
+// no lease is taken, and no refresh is begun. The loader is called for this read alone, even while another load of the key runs. It is for tools and batches that should
+// not fill memories with what only they read, and for a process that must not write. In terms of FusionCache: skip the writes of both
+// the memory and the distributed cache.
+func ReadOnly() ReadOption { return bypassOption(BypassStores) }
+
 type stalenessOption time.Duration
 
 func (d stalenessOption) apply(o readOptions) readOptions {
 	o.staleness = time.Duration(d)
+	o.wishes |= bounded
 	return o
 }
 

@@ -260,7 +260,7 @@ func (c *Cache[V]) Update(ctx context.Context, key string, change func(current V
 		}
 		if !exists && answer.state != negative && c.loads() && !asked {
 			asked = true // what the loader does not have, or cannot say, is not asked for again
-			if _, err := c.Get(ctx, key, Fresh()); err != nil && !errors.Is(err, ErrNotFound) {
+			if _, err := c.Get(ctx, key, Fresh(), stored{}); err != nil && !errors.Is(err, ErrNotFound) {
 				return none, err
 			}
 			continue
