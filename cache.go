@@ -124,7 +124,6 @@ const (
 
 func (q query) wants(w wishes) bool { return q.wishes&w != 0 }
 
-
 // never is a notBefore that nothing satisfies, in L1 or on its way: for reads that skip L1. It is no field of its own because the compiler
 // keeps structs of up to four in registers, which a fifth cost a hit 8 ns.
 const never localcache.Instant = math.MaxInt64
