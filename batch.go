@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -168,6 +169,9 @@ func (c *Cache[V]) storeBatch(ctx context.Context, mine []answered[V], leases []
 	c.client.remote.replaceMany(lasting, replacements)
 	var left []replacement
 	for _, r := range replacements {
+		if !r.replaced {
+			c.refused.note(c.view.Key(strings.TrimPrefix(r.key, c.config.Prefix)), notReplaced(r.err))
+		}
 		if r.err != nil {
 			left = append(left, replacement{key: r.key, expected: r.expected})
 		}

@@ -27,7 +27,9 @@ type Cache[V any] struct {
 	good    *lastGood[V] // nil unless Config.FailSafe asks for one
 	ahead   refreshes
 	nilable bool
-	extras  atomic.Uint32 // what reads do otherwise for a time, in one word so that a hit looks once: the bits of Bypass
+	extras  atomic.Uint32 // what reads do otherwise for a time, in one word so that a hit looks once: the bits of Bypass, and extraEvents
+	events  subscribers
+	refused rejections
 
 	// staleness is Options.MaxStaleness, and sampling Options.Verify, here for the path of a hit.
 	staleness time.Duration
@@ -87,7 +89,7 @@ func (c *Cache[V]) Get(ctx context.Context, key string, options ...ReadOption) (
 	q := c.query(options)
 	found, result := c.view.Get(k, q.began, q.notBefore)
 	if result == localcache.Hit && !found.absent {
-		if c.sampling != 0 || found.refreshAt != 0 {
+		if c.sampling != 0 || found.refreshAt != 0 || q.wants(watched) {
 			c.afterHit(ctx, key, k, q, found)
 		}
 		return c.own(found.value), nil
@@ -97,6 +99,9 @@ func (c *Cache[V]) Get(ctx context.Context, key string, options ...ReadOption) (
 
 // afterHit does what else there is to do for a reader that L1 has served.
 func (c *Cache[V]) afterHit(ctx context.Context, key string, k localcache.Key, q query, found *record[V]) {
+	if q.wants(watched) {
+		c.tell(EventHit, key, "", nil)
+	}
 	if c.sampling.picks(k, q.began) {
 		c.sample(key, k, found)
 	}
@@ -120,6 +125,7 @@ const (
 	bounded    wishes = 1 << iota // by the caller: no policy may give it anything older
 	skipRemote                    // neither read Redis nor store anything
 	readOnly                      // store nothing
+	watched                       // not the reader's wish, but that of whoever listens to Events
 )
 
 func (q query) wants(w wishes) bool { return q.wishes&w != 0 }
@@ -139,6 +145,9 @@ func (c *Cache[V]) query(options []ReadOption) query {
 	o := readOptions{staleness: c.staleness}
 	if on := c.extras.Load(); on != 0 {
 		o = o.bypassing(Bypass(on))
+		if on&extraEvents != 0 {
+			o.wishes |= watched
+		}
 	}
 	for _, option := range options {
 		o = option.apply(o)
@@ -231,13 +240,16 @@ func (c *Cache[V]) lookAgain(ctx context.Context, key string, k localcache.Key, 
 	}
 	switch {
 	case result == localcache.Hit && !found.absent:
+		c.tell(EventHit, key, "", nil)
 		return c.own(found.value), true, nil
 	case result == localcache.Hit:
 		c.counts.localNegative.Add(1)
+		c.tell(EventHit, key, "", ErrNotFound)
 		return answer, true, ErrNotFound
 	case ctx.Err() != nil:
 		return answer, true, context.Cause(ctx)
 	}
+	c.tell(EventMiss, key, "", nil)
 	return answer, false, nil
 }
 
@@ -327,12 +339,14 @@ func (c *Cache[V]) decode(ctx context.Context, full string, data []byte) (V, err
 // keep stores what was fetched in L1, if nothing has changed since the token was taken.
 func (c *Cache[V]) keep(key string, k localcache.Key, token localcache.Token, r reply, value record[V]) {
 	if !token.Of(r.shard) {
+		c.refused.note(k, "the server that answered is not the one whose link tells of changes")
 		return // the server that answered is not the one whose link would tell of a change
 	}
 	life := c.config.LocalTTL
 	if value.absent {
 		life = min(life, c.config.NegativeTTL)
 	} else if entry, err := c.entry(key, value.value); err != nil || entry.NoStore {
+		c.refused.note(k, "Config.Entry does not want it kept")
 		return
 	} else {
 		if entry.LocalTTL > 0 {
@@ -347,8 +361,23 @@ func (c *Cache[V]) keep(key string, k localcache.Key, token localcache.Token, r 
 		life = min(life, r.life)
 	}
 	life, ok := c.client.boundLife(r.shard, life)
-	if ok && life > 0 && (c.config.MaxValueBytes == 0 || len(r.data) <= c.config.MaxValueBytes) {
-		c.view.Fill(k, token, value, r.fetched.Add(life), int64(len(r.data)))
+	switch {
+	case !ok:
+		c.refused.note(k, "its server owns nothing any more")
+	case life <= 0:
+		c.refused.note(k, "nothing is left of its life")
+	case c.config.MaxValueBytes > 0 && len(r.data) > c.config.MaxValueBytes:
+		c.refused.note(k, "it is longer than Config.MaxValueBytes")
+	default:
+		switch result := c.view.Fill(k, token, value, r.fetched.Add(life), int64(len(r.data))); result {
+		case localcache.Filled:
+		case localcache.FillInvalidated:
+			c.refused.note(k, "it was invalidated after it was asked for")
+		case localcache.FillEpoch:
+			c.refused.note(k, "the link was lost, or L1 flushed, after it was asked for")
+		default:
+			c.refused.note(k, "L1 had no room, or no time, to take it: "+result.String())
+		}
 		if c.client.options.SettleFills {
 			c.client.local.Wait()
 		}
@@ -360,7 +389,9 @@ func (c *Cache[V]) keep(key string, k localcache.Key, token localcache.Token, r 
 func (c *Cache[V]) invalidate(full string, cause localcache.Cause) {
 	if key, ok := strings.CutPrefix(full, c.config.Prefix); ok {
 		k := c.view.Key(key)
-		c.view.Invalidate(k, cause)
+		if c.view.Invalidate(k, cause) {
+			c.tell(EventEvict, key, cause.String(), nil)
+		}
 		c.wakes.wake(k)
 	}
 }

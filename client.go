@@ -184,6 +184,11 @@ func (c *Client) Close(ctx context.Context) error {
 		}
 		err := errors.Join(c.background.stop(ctx), c.loads.close(ctx, c.options.RemoteTimeout))
 		c.caches.wakeAll()
+		for _, cache := range c.caches.all() {
+			if l, ok := cache.(listenable); ok {
+				l.endEvents()
+			}
+		}
 		return errors.Join(err, c.disconnect(ctx))
 	}
 	select {

@@ -389,7 +389,7 @@ func (n *nodes) forget(counted *atomic.Int64) {
 		}
 		d.mu.Unlock()
 		if degraded {
-			counted.Add(1)
+			n.client.flushed(counted)
 		}
 	}
 }

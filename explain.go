@@ -19,6 +19,10 @@ type Explanation struct {
 	// LastInvalidation is the last time that this key was evicted from L1 by an invalidation; nil if that is not known (the client
 	// remembers some thousands).
 	LastInvalidation *Invalidation
+
+	// LastRejection is why the last value of this key that was fetched or loaded was not kept; nil if none was refused, or it is not known any more
+	// (a cache remembers some hundreds). A later one may have been kept.
+	LastRejection *Rejection
 }
 
 // An Invalidation is one that evicted a key from L1.
@@ -53,6 +57,7 @@ func (c *Cache[V]) Explain(ctx context.Context, key string) Explanation {
 	if last, ok := c.view.LastInvalidation(k); ok {
 		e.LastInvalidation = &Invalidation{Cause: last.Cause, At: last.At.Time()}
 	}
+	e.LastRejection = c.refused.of(k)
 	if err := c.writable(key); err != nil {
 		e.Remote.Err = err
 		return e
@@ -105,6 +110,9 @@ func (e Explanation) String() string {
 	}
 	if e.LastInvalidation != nil {
 		fmt.Fprintf(&b, "; last evicted %v ago (%v)", time.Since(e.LastInvalidation.At), e.LastInvalidation.Cause)
+	}
+	if e.LastRejection != nil {
+		fmt.Fprintf(&b, "; last not kept %v ago (%s)", time.Since(e.LastRejection.At), e.LastRejection.Reason)
 	}
 	return b.String()
 }

@@ -77,7 +77,7 @@ func (c *Cache[V]) GetItem(ctx context.Context, key string, options ...ReadOptio
 	q := c.query(options)
 	found, result := c.view.Get(k, q.began, q.notBefore)
 	if result == localcache.Hit && !found.absent {
-		if c.sampling != 0 || found.refreshAt != 0 {
+		if c.sampling != 0 || found.refreshAt != 0 || q.wants(watched) {
 			c.afterHit(ctx, key, k, q, found)
 		}
 		return Item[V]{Value: c.own(found.value)}, nil

@@ -2,9 +2,12 @@ package nearcache_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log"
+	"net/http"
+	"net/http/httptest"
 	"slices"
 	"time"
 
@@ -260,4 +263,52 @@ func ExampleReadOnly() {
 	// Output:
 	// the database is asked for 42
 	// 1 <nil> false
+}
+
+// What happens in a cache, as it happens.
+func ExampleCache_Events() {
+	server := startRedis()
+	defer server.Close()
+	ctx := context.Background()
+	client, users := openUsers(ctx, server, nearcache.Options{}, nearcache.Config[User]{Load: database{"42": {"42", "Ada"}}.User})
+	defer client.Close(ctx)
+
+	events := users.Events(ctx, 100)
+	if _, err := users.Get(ctx, "42"); err != nil {
+		log.Fatal(err)
+	}
+	for range 2 {
+		event := <-events
+		fmt.Println(event.Kind, event.Key, event.Err)
+	}
+
+	// Output:
+	// the database is asked for 42
+	// miss 42 <nil>
+	// load 42 <nil>
+}
+
+// Operators ask a running service what it knows of a key; on an internal address only.
+func ExampleInspectHandler() {
+	server := startRedis()
+	defer server.Close()
+	ctx := context.Background()
+	client, users := openUsers(ctx, server, nearcache.Options{}, nearcache.Config[User]{})
+	defer client.Close(ctx)
+	if err := users.Set(ctx, "42", User{"42", "Ada"}); err != nil {
+		log.Fatal(err)
+	}
+
+	service := httptest.NewServer(nearcache.InspectHandler(client))
+	defer service.Close()
+	response, err := http.Get(service.URL + "?cache=users&key=42")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer response.Body.Close()
+	var item struct{ Key, Tier string }
+	fmt.Println(json.NewDecoder(response.Body).Decode(&item), item)
+
+	// Output:
+	// <nil> {user:42 redis}
 }

@@ -35,7 +35,7 @@ func (c *Cache[V]) GetMany(ctx context.Context, keys []string, options ...ReadOp
 		k := c.view.Key(key)
 		found, result := c.view.Get(k, q.began, q.notBefore)
 		if result == localcache.Hit && !found.absent {
-			if c.sampling != 0 || found.refreshAt != 0 {
+			if c.sampling != 0 || found.refreshAt != 0 || q.wants(watched) {
 				c.afterHit(ctx, key, k, q, found)
 			}
 			items[key] = c.own(found.value)

@@ -199,10 +199,19 @@ func (c *Cache[V]) loadLeased(ctx context.Context, f *flight[V], key string, k l
 	}
 	c.client.invalidate(full, localcache.Local)
 	if storeErr != nil || !stored {
+		c.refused.note(k, notReplaced(storeErr))
 		c.counts.unstored.Add(1)
 	}
 	c.remember(key, k, f, reply{data: data, life: noExpiry, fetched: began}, value, err)
 	c.flights.end(k, f, value, err)
+}
+
+// notReplaced is why the result of a load did not take the place of its lease.
+func notReplaced(err error) string {
+	if err != nil {
+		return "Redis did not store what was loaded: " + err.Error()
+	}
+	return "the key was written while it was loaded"
 }
 
 // storable is what takes the place of a lease: the encoded value, the mark of an absent item, or nothing if ttl is 0.
@@ -319,8 +328,9 @@ func (c *Cache[V]) callLoader(ctx context.Context, key string) (value record[V],
 }
 
 // judge turns what a loader returned for a key into what its readers get, and counts it.
-func (c *Cache[V]) judge(key string, value V, err error) (record[V], error) {
+func (c *Cache[V]) judge(key string, value V, err error) (_ record[V], failed error) {
 	c.counts.loads.Add(1)
+	defer func() { c.tell(EventLoad, key, "", failed) }()
 	if errors.Is(err, ErrNotFound) {
 		c.counts.loadNegatives.Add(1)
 		return record[V]{absent: true}, err

@@ -209,7 +209,7 @@ func (h *linkHandler) Flush() { h.flush(&h.client.flushes.flushAll) }
 
 func (h *linkHandler) flush(counted *atomic.Int64) {
 	h.shard.Flush()
-	counted.Add(1)
+	h.client.flushed(counted)
 	h.canary.moot()
 	h.client.caches.wakeAll()
 }
@@ -217,7 +217,7 @@ func (h *linkHandler) flush(counted *atomic.Int64) {
 func (h *linkHandler) Lost(error) {
 	closed := h.client.closed.Load()
 	if lost := (*server)(h).linkLost(h.client.options.OnDisconnect == ServeStale && !closed); lost && !closed {
-		h.client.flushes.reconnect.Add(1)
+		h.client.flushed(&h.client.flushes.reconnect)
 	}
 	h.canary.moot()
 	h.client.caches.wakeAll()

@@ -33,17 +33,17 @@ type CacheStats struct {
 	RemoteMisses    uint64 `json:"remote_misses"`    // fetches that found nothing
 	LeaseWaits      uint64 `json:"lease_waits"`      // loads that waited for another node's
 
-	Loads         uint64 `json:"loads"`          // items that the loader was asked for
-	LoadNegatives uint64 `json:"load_negatives"` // those that do not exist
-	LoadErrors    uint64 `json:"load_errors"`    // those that failed otherwise
-	LoadsUnasked  uint64 `json:"loads_unasked"`  // values that LoadMany returned for keys that it was not asked for
-	Refreshes     uint64 `json:"refreshes"`      // loads that Config.RefreshAhead started
-	Unstored      uint64 `json:"unstored"`       // loaded, and not stored because the key was written meanwhile or Redis did not answer
-	Undecodable   uint64 `json:"undecodable"`    // values in Redis that the codec did not take
-	Oversized     uint64 `json:"oversized"`      // values longer than Config.MaxValueBytes, which were not stored
-	FailSafe      uint64 `json:"fail_safe"`      // reads that Config.FailSafe answered with the last good value
-
-	Verify VerifyStats `json:"verify"` // what Options.Verify found
+	Loads         uint64      `json:"loads"`          // items that the loader was asked for
+	LoadNegatives uint64      `json:"load_negatives"` // those that do not exist
+	LoadErrors    uint64      `json:"load_errors"`    // those that failed otherwise
+	LoadsUnasked  uint64      `json:"loads_unasked"`  // values that LoadMany returned for keys that it was not asked for
+	Refreshes     uint64      `json:"refreshes"`      // loads that Config.RefreshAhead started
+	Unstored      uint64      `json:"unstored"`       // loaded, and not stored because the key was written meanwhile or Redis did not answer
+	Undecodable   uint64      `json:"undecodable"`    // values in Redis that the codec did not take
+	Oversized     uint64      `json:"oversized"`      // values longer than Config.MaxValueBytes, which were not stored
+	FailSafe      uint64      `json:"fail_safe"`      // reads that Config.FailSafe answered with the last good value
+	EventsLost    uint64      `json:"events_lost"`    // for which Cache.Events had no room
+	Verify        VerifyStats `json:"verify"`         // what Options.Verify found
 }
 
 // LinkStats is the state of the invalidation link.
@@ -108,6 +108,7 @@ func (c *Cache[V]) stats() CacheStats {
 		Undecodable:     n.undecodable.Load(),
 		Oversized:       n.oversized.Load(),
 		FailSafe:        n.failSafe.Load(),
+		EventsLost:      c.events.lost.Load(),
 		Verify:          n.verify.stats(),
 	}
 }
