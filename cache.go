@@ -353,7 +353,7 @@ func (c *Cache[V]) keep(key string, k localcache.Key, token localcache.Token, r 
 			life = entry.LocalTTL
 		}
 		if entry.TTL > 0 {
-			life = min(life, entry.TTL)
+			life = min(life, entry.TTL+c.config.StaleWhileRevalidate)
 		}
 		value.refreshAt = c.refreshAt(entry, r)
 	}

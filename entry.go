@@ -45,11 +45,11 @@ func (c *Cache[V]) encodeFor(key string, value V, explicit time.Duration) (data 
 	case entry.NoStore:
 		return nil, 0, nil
 	case explicit != 0:
-		return data, explicit, nil
+		return data, explicit + c.config.StaleWhileRevalidate, nil
 	case entry.TTL != 0:
-		return data, c.jittered(entry.TTL), nil
+		return data, c.jittered(entry.TTL) + c.config.StaleWhileRevalidate, nil
 	}
-	return data, c.jittered(c.config.TTL), nil
+	return data, c.jittered(c.config.TTL) + c.config.StaleWhileRevalidate, nil
 }
 
 // jittered shortens a life by a random share.

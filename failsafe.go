@@ -63,6 +63,10 @@ type Item[V any] struct {
 	// Stale says that the value is served past every bound, by Config.FailSafe or by Options.OnDisconnect: ServeStale.
 	Stale bool
 
+	// Revalidating says that the value is served past its TTL by Config.StaleWhileRevalidate, while it is loaded anew. It is as coherent as
+	// any other. It is known of what L1 serves.
+	Revalidating bool
+
 	// Age of a stale value is how long ago it is known to have been good: read from Redis or the source, or, with ServeStale, vouched for by
 	// the link.
 	Age time.Duration
@@ -80,7 +84,8 @@ func (c *Cache[V]) GetItem(ctx context.Context, key string, options ...ReadOptio
 		if c.sampling != 0 || found.refreshAt != 0 || q.wants(watched) {
 			c.afterHit(ctx, key, k, q, found)
 		}
-		return Item[V]{Value: c.own(found.value)}, nil
+		due := c.config.StaleWhileRevalidate > 0 && found.refreshAt != 0 && q.began >= found.refreshAt
+		return Item[V]{Value: c.own(found.value), Revalidating: due}, nil
 	}
 	var how served
 	q.served = &how

@@ -312,3 +312,21 @@ func ExampleInspectHandler() {
 	// Output:
 	// <nil> {user:42 redis}
 }
+
+// What is read past its TTL is not waited for: the value is served while one node loads it anew.
+func ExampleConfig_staleWhileRevalidate() {
+	server := startRedis()
+	defer server.Close()
+	ctx := context.Background()
+	client, users := openUsers(ctx, server, nearcache.Options{}, nearcache.Config[User]{
+		TTL: time.Minute, StaleWhileRevalidate: time.Hour, Load: database{"42": {"42", "Ada"}}.User,
+	})
+	defer client.Close(ctx)
+
+	u, err := users.Get(ctx, "42")
+	fmt.Println(u.Name, err, users.Explain(ctx, "42").Remote.TTL > time.Hour)
+
+	// Output:
+	// the database is asked for 42
+	// Ada <nil> true
+}

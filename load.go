@@ -66,6 +66,7 @@ func (c *Cache[V]) settle(ctx context.Context, f *flight[V], k localcache.Key, f
 			c.remember(key, k, f, answer, value, err)
 		}
 		c.flights.end(k, f, value, err)
+		c.revalidate(ctx, strings.TrimPrefix(full, c.config.Prefix), k, answer, value)
 	}
 	return settled
 }
@@ -307,7 +308,7 @@ func (c *Cache[V]) joined(f *flight[V]) {
 const unpushedPoll = 50 * time.Millisecond
 
 // loads reports whether there is a source behind Redis.
-func (c *Cache[V]) loads() bool { return c.config.Load != nil || c.config.LoadMany != nil }
+func (c *Cache[V]) loads() bool { return c.config.loads() }
 
 // callLoader runs the user's loader, with its time limit, and survives whatever it does.
 func (c *Cache[V]) callLoader(ctx context.Context, key string) (value record[V], err error) {

@@ -43,6 +43,7 @@ func TestMatrixOfOptions(t *testing.T) {
 			}
 		}},
 		{"refresh", func(c *nearcache.Config[string], _ *through) { c.RefreshAhead = 0.99 }},
+		{"revalidate", func(c *nearcache.Config[string], _ *through) { c.RefreshAhead, c.StaleWhileRevalidate = 0, time.Hour }},
 		{"failsafe", func(c *nearcache.Config[string], _ *through) { c.FailSafe.MaxAge = time.Hour }},
 		{"clone", func(c *nearcache.Config[string], _ *through) { c.Clone = strings.Clone }},
 		{"through", func(c *nearcache.Config[string], db *through) { c.Store, c.Remove = db.store, db.remove }},

@@ -284,6 +284,13 @@ type Config[V any] struct {
 	// costs loads of items that nobody might have read again. Default 0: not at all; less than 1.
 	RefreshAhead float64
 
+	// StaleWhileRevalidate has an item outlive its TTL by this much at most, in Redis and in L1: from the end of the TTL on, readers go on
+	// getting the value while one node of the fleet loads it anew, in the background, when it is read. It is the directive of RFC 5861, and as
+	// coherent as any other value: a write or a deletion ends it as ever, and the bounds of reads hold. What may be older than without is only what
+	// nobody announced. GetItem shows it (Item.Revalidating). It comes on top of each life: of Entry's, and of TTL(d). What the source has not by then is deleted. Default 0: not at all;
+	// from 1 ms. It takes the place of RefreshAhead, which does the same within the TTL.
+	StaleWhileRevalidate time.Duration
+
 	// FailSafe goes on serving the last good value when a load fails or is slow. Default: off.
 	FailSafe FailSafe
 
@@ -365,6 +372,19 @@ func (c Config[V]) validate(client Options) error {
 	case c.RefreshAhead > 0 && client.withoutRedis():
 		return configError(c.Name, "RefreshAhead", c.RefreshAhead, "needs Redis, which Options.Bus replaces: it elects the node that loads")
 	}
+	switch d := c.StaleWhileRevalidate; {
+	case d == 0:
+	case c.RefreshAhead > 0:
+		return configError(c.Name, "StaleWhileRevalidate", d, "does what RefreshAhead does, which is set: the one after the TTL, the other before its end; leave one of the two out")
+	case !c.loads():
+		return configError(c.Name, "StaleWhileRevalidate", d, "needs Config.Load or LoadMany, which are nil: nothing else has newer values")
+	case client.withoutRedis():
+		return configError(c.Name, "StaleWhileRevalidate", d, "needs Redis, which Options.Bus replaces: it elects the node that loads")
+	default:
+		if err := checkRange(fmt.Sprintf("cache %q: Config.StaleWhileRevalidate", c.Name), d, time.Millisecond, longest); err != nil {
+			return err
+		}
+	}
 	if c.MaxValueBytes < 0 || c.MaxValueBytes > largest {
 		return configError(c.Name, "MaxValueBytes", c.MaxValueBytes, "must be from 0 to 512 MB")
 	}
@@ -382,6 +402,8 @@ func (c Config[V]) validate(client Options) error {
 	}
 	return nil
 }
+
+func (c Config[V]) loads() bool { return c.Load != nil || c.LoadMany != nil }
 
 func underOneOf(prefix string, tracked []string) bool {
 	for _, t := range tracked {

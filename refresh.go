@@ -53,7 +53,7 @@ func (r *refreshes) begin(k localcache.Key, while time.Duration) bool {
 
 // refreshAt is when a value should be loaded anew; 0 is never.
 func (c *Cache[V]) refreshAt(entry EntryOptions, r reply) localcache.Instant {
-	if c.config.RefreshAhead == 0 || r.life == noExpiry || r.life == 0 {
+	if c.config.RefreshAhead == 0 && c.config.StaleWhileRevalidate == 0 || r.life == noExpiry || r.life == 0 {
 		return 0
 	}
 	return r.fetched.Add(r.life - c.refreshLeft(entry))
@@ -61,11 +61,24 @@ func (c *Cache[V]) refreshAt(entry EntryOptions, r reply) localcache.Instant {
 
 // refreshLeft is the part of its life in Redis in which an item is due.
 func (c *Cache[V]) refreshLeft(entry EntryOptions) time.Duration {
+	if c.config.StaleWhileRevalidate > 0 {
+		return c.config.StaleWhileRevalidate
+	}
 	ttl := c.config.TTL
 	if entry.TTL > 0 {
 		ttl = entry.TTL
 	}
 	return time.Duration(c.config.RefreshAhead * float64(ttl))
+}
+
+// revalidate refreshes what was found in Redis past its TTL, and is now in nobody's L1 for a hit to notice.
+func (c *Cache[V]) revalidate(ctx context.Context, key string, k localcache.Key, answer reply, value record[V]) {
+	if c.config.StaleWhileRevalidate == 0 || answer.state != held || answer.life == noExpiry || answer.life == 0 {
+		return
+	}
+	if entry, err := c.entry(key, value.value); err == nil && answer.life <= c.refreshLeft(entry) {
+		c.refresh(ctx, key, k)
+	}
 }
 
 // refresh starts a load in the background for a reader who has been served.

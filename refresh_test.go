@@ -166,3 +166,66 @@ func TestRefreshAheadWaits(t *testing.T) {
 		mentions(t, err, test.words...)
 	}
 }
+
+// Past its TTL a value is served while one load runs, and is as coherent as before.
+func TestStaleWhileRevalidate(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Config{})
+	options := optionsFor(server)
+	options.SettleFills = true
+	client := open(t, options)
+	source, loading := newSource(map[string]string{"a": "1"}), newCheckpoint(t)
+	cache := newCache(t, client, nearcache.Config[string]{
+		Name: "test", Prefix: prefix, Codec: nearcache.String(), TTL: time.Millisecond, LocalTTL: time.Hour, StaleWhileRevalidate: time.Hour, LoadTimeout: patience,
+		Load: func(ctx context.Context, key string) (string, error) {
+			value, err := source.load(ctx, key)
+			loading.pass()
+			return value, err
+		},
+	})
+	ctx := bounded(t)
+	want(t, cache, "a", "1")
+	source.set("a", "2") // and nobody says so
+	loading.arm()
+	eventually(t, "a read past the TTL begins a load", func() bool {
+		want(t, cache, "a", "1")
+		return source.loads.Load() == 2
+	})
+	receive(t, "the load", loading.reached)
+	eventually(t, "GetItem shows it", func() bool {
+		item, err := cache.GetItem(ctx, "a")
+		return err == nil && item.Value == "1" && item.Revalidating && !item.Stale
+	})
+	// An invalidation ends the value all the same, and what is being loaded is not put over what was written.
+	server.Do(t, "SET", prefix+"a", "3", "EX", "7200")
+	want(t, cache, "a", "3", nearcache.Fresh())
+	loading.release()
+	eventually(t, "the load has ended", func() bool { return statsOf(client).Unstored == 1 })
+	want(t, cache, "a", "3", nearcache.Fresh())
+
+	check(t, cache.Set(ctx, "b", "1", nearcache.TTL(time.Minute)))
+	check(t, cache.Set(ctx, "c", "1"))
+	check(t, cache.Touch(ctx, "c"))
+	for key, most := range map[string]time.Duration{"b": time.Hour + time.Minute, "c": time.Hour + time.Second} {
+		if left := cache.Explain(ctx, key).Remote.TTL; left > most || left < time.Minute*59 {
+			t.Errorf("%q has %v left in Redis", key, left)
+		}
+	}
+}
+
+// What nobody else announced is replaced by what the source says.
+func TestStaleWhileRevalidateStoresWhatItLoaded(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Config{})
+	client := open(t, optionsFor(server))
+	source := newSource(map[string]string{"a": "1"})
+	cache := newCache(t, client, nearcache.Config[string]{
+		Name: "test", Prefix: prefix, Codec: nearcache.String(), TTL: time.Millisecond, StaleWhileRevalidate: time.Hour, Load: source.load,
+	})
+	want(t, cache, "a", "1")
+	source.set("a", "2")
+	eventually(t, "the new value is read", func() bool { return get(t, cache, "a") == "2" })
+	if errors := statsOf(client).LoadErrors; errors != 0 {
+		t.Errorf("%d loads failed", errors)
+	}
+}

@@ -369,6 +369,7 @@ func (c *Cache[V]) Touch(ctx context.Context, key string, options ...WriteOption
 	if ttl == 0 {
 		ttl = c.jittered(c.config.TTL)
 	}
+	ttl += c.config.StaleWhileRevalidate
 	return c.write(ctx, "touch", []string{key}, func(full []string) error {
 		touched, err := c.client.remote.touch(ctx, full[0], ttl)
 		if err == nil && !touched {
