@@ -27,9 +27,10 @@ type Cache[V any] struct {
 	good    *lastGood[V] // nil unless Config.FailSafe asks for one
 	ahead   refreshes
 	nilable bool
-	extras  atomic.Uint32 // what reads do otherwise for a time, in one word so that a hit looks once: the bits of Bypass, and extraEvents
+	extras  atomic.Uint32 // what reads do otherwise for a time, in one word so that a hit looks once: the bits of Bypass, extraEvents and extraShadow
 	events  subscribers
 	refused rejections
+	shadow  *shadow // nil unless Config.Shadow asks for one
 
 	// staleness is Options.MaxStaleness, and sampling Options.Verify, here for the path of a hit.
 	staleness time.Duration
@@ -58,6 +59,7 @@ func New[V any](client *Client, config Config[V]) (*Cache[V], error) {
 		config:    config,
 		view:      localcache.NewView[record[V]](client.local, config.Name),
 		nilable:   nilable[V](),
+		shadow:    newShadow(config.Shadow),
 		staleness: client.options.MaxStaleness,
 		sampling:  newSampling(client.options.Verify.SampleRate),
 	}
@@ -70,6 +72,9 @@ func New[V any](client *Client, config Config[V]) (*Cache[V], error) {
 	if err := client.caches.add(c); err != nil {
 		c.good.close()
 		return nil, err
+	}
+	if c.shadow != nil {
+		c.extras.Or(extraShadow)
 	}
 	client.beginBypass(c)
 	return c, nil
@@ -105,6 +110,9 @@ func (c *Cache[V]) afterHit(ctx context.Context, key string, k localcache.Key, q
 	if c.sampling.picks(k, q.began) {
 		c.sample(key, k, found)
 	}
+	if c.shadow != nil && !q.wants(skipRemote|readOnly) && c.shadow.sampling.picks(k, q.began) {
+		c.shade(ctx, key, k, found)
+	}
 	if found.refreshAt != 0 && q.began >= found.refreshAt && !q.wants(skipRemote|readOnly) {
 		c.refresh(ctx, key, k)
 	}
@@ -125,7 +133,7 @@ const (
 	bounded    wishes = 1 << iota // by the caller: no policy may give it anything older
 	skipRemote                    // neither read Redis nor store anything
 	readOnly                      // store nothing
-	watched                       // not the reader's wish, but that of whoever listens to Events
+	watched                       // not the reader's wish, but Config.Shadow's, or that of whoever listens to Events
 )
 
 func (q query) wants(w wishes) bool { return q.wishes&w != 0 }
@@ -145,7 +153,7 @@ func (c *Cache[V]) query(options []ReadOption) query {
 	o := readOptions{staleness: c.staleness}
 	if on := c.extras.Load(); on != 0 {
 		o = o.bypassing(Bypass(on))
-		if on&extraEvents != 0 {
+		if on&(extraEvents|extraShadow) != 0 {
 			o.wishes |= watched
 		}
 	}

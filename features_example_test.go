@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-nearcache/nearcache"
@@ -329,4 +330,35 @@ func ExampleConfig_staleWhileRevalidate() {
 	// Output:
 	// the database is asked for 42
 	// Ada <nil> true
+}
+
+// A writer who changes the database and tells nobody is found out.
+func ExampleConfig_shadow() {
+	server := startRedis()
+	defer server.Close()
+	ctx := context.Background()
+	var name atomic.Value
+	name.Store("Ada")
+	client, users := openUsers(ctx, server, nearcache.Options{SettleFills: true}, nearcache.Config[User]{
+		Shadow: nearcache.Shadow{SampleRate: 1},
+		Load:   func(_ context.Context, id string) (User, error) { return User{id, name.Load().(string)}, nil },
+	})
+	defer client.Close(ctx)
+
+	for client.Stats().Caches["users"].Shadow.Same == 0 {
+		if _, err := users.Get(ctx, "42"); err != nil {
+			log.Fatal(err)
+		}
+	}
+	name.Store("Ada Lovelace")
+	for client.Stats().Caches["users"].Shadow.Different == 0 {
+		if _, err := users.Get(ctx, "42"); err != nil {
+			log.Fatal(err)
+		}
+	}
+	u, err := users.Get(ctx, "42")
+	fmt.Println(u.Name, err)
+
+	// Output:
+	// Ada <nil>
 }

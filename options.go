@@ -291,6 +291,9 @@ type Config[V any] struct {
 	// from 1 ms. It takes the place of RefreshAhead, which does the same within the TTL.
 	StaleWhileRevalidate time.Duration
 
+	// Shadow compares a sample of what is served with what the loader says. Default: nothing is compared.
+	Shadow Shadow
+
 	// FailSafe goes on serving the last good value when a load fails or is slow. Default: off.
 	FailSafe FailSafe
 
@@ -332,6 +335,7 @@ func (c Config[V]) withDefaults() Config[V] {
 	if c.Codec.Encode == nil && c.Codec.Decode == nil {
 		c.Codec = JSON[V]()
 	}
+	c.Shadow = c.Shadow.withDefaults()
 	return c
 }
 
@@ -384,6 +388,9 @@ func (c Config[V]) validate(client Options) error {
 		if err := checkRange(fmt.Sprintf("cache %q: Config.StaleWhileRevalidate", c.Name), d, time.Millisecond, longest); err != nil {
 			return err
 		}
+	}
+	if err := c.Shadow.validate(c.Name, c.loads()); err != nil {
+		return err
 	}
 	if c.MaxValueBytes < 0 || c.MaxValueBytes > largest {
 		return configError(c.Name, "MaxValueBytes", c.MaxValueBytes, "must be from 0 to 512 MB")

@@ -44,6 +44,7 @@ type CacheStats struct {
 	FailSafe      uint64      `json:"fail_safe"`      // reads that Config.FailSafe answered with the last good value
 	EventsLost    uint64      `json:"events_lost"`    // for which Cache.Events had no room
 	Verify        VerifyStats `json:"verify"`         // what Options.Verify found
+	Shadow        ShadowStats `json:"shadow"`         // what Config.Shadow found
 }
 
 // LinkStats is the state of the invalidation link.
@@ -110,6 +111,7 @@ func (c *Cache[V]) stats() CacheStats {
 		FailSafe:        n.failSafe.Load(),
 		EventsLost:      c.events.lost.Load(),
 		Verify:          n.verify.stats(),
+		Shadow:          c.shadow.stats(),
 	}
 }
 
