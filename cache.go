@@ -27,9 +27,10 @@ type Cache[V any] struct {
 	good    *lastGood[V] // nil unless Config.FailSafe asks for one
 	ahead   refreshes
 	nilable bool
-	extras  atomic.Uint32 // what reads do otherwise for a time, in one word so that a hit looks once: the bits of Bypass, extraEvents and extraShadow
+	extras  atomic.Uint32 // what reads do otherwise for a time, in one word so that a hit looks once: the bits of Bypass, extraEvents and extraSample
 	events  subscribers
 	refused rejections
+	heat    *heat   // nil unless Config.RefreshInvalidated asks for it
 	shadow  *shadow // nil unless Config.Shadow asks for one
 
 	// staleness is Options.MaxStaleness, and sampling Options.Verify, here for the path of a hit.
@@ -59,6 +60,7 @@ func New[V any](client *Client, config Config[V]) (*Cache[V], error) {
 		config:    config,
 		view:      localcache.NewView[record[V]](client.local, config.Name),
 		nilable:   nilable[V](),
+		heat:      newHeat(config.RefreshInvalidated),
 		shadow:    newShadow(config.Shadow),
 		staleness: client.options.MaxStaleness,
 		sampling:  newSampling(client.options.Verify.SampleRate),
@@ -73,8 +75,8 @@ func New[V any](client *Client, config Config[V]) (*Cache[V], error) {
 		c.good.close()
 		return nil, err
 	}
-	if c.shadow != nil {
-		c.extras.Or(extraShadow)
+	if c.shadow != nil || c.heat != nil {
+		c.extras.Or(extraSample)
 	}
 	client.beginBypass(c)
 	return c, nil
@@ -110,6 +112,9 @@ func (c *Cache[V]) afterHit(ctx context.Context, key string, k localcache.Key, q
 	if c.sampling.picks(k, q.began) {
 		c.sample(key, k, found)
 	}
+	if c.heat != nil && c.heat.sampling.picks(k, q.began) {
+		c.heat.warmed(key, k)
+	}
 	if c.shadow != nil && !q.wants(skipRemote|readOnly) && c.shadow.sampling.picks(k, q.began) {
 		c.shade(ctx, key, k, found)
 	}
@@ -133,13 +138,13 @@ const (
 	bounded    wishes = 1 << iota // by the caller: no policy may give it anything older
 	skipRemote                    // neither read Redis nor store anything
 	readOnly                      // store nothing
-	watched                       // not the reader's wish, but Config.Shadow's, or that of whoever listens to Events
+	watched                       // not the reader's wish, but that of an option that samples hits, or of whoever listens to Events
 )
 
 func (q query) wants(w wishes) bool { return q.wishes&w != 0 }
 
 // never is a notBefore that nothing satisfies, in L1 or on its way: for reads that skip L1. It is no field of its own because the compiler
-// keeps structs of up to four in registers, which a fifth cost a hit 8 ns.
+// keeps structs of up to four in registers, and a hit would pay for a fifth (go run . -only hit in bench shows it).
 const never localcache.Instant = math.MaxInt64
 
 // served is what a reader wants to know about the answer besides the value.
@@ -153,7 +158,7 @@ func (c *Cache[V]) query(options []ReadOption) query {
 	o := readOptions{staleness: c.staleness}
 	if on := c.extras.Load(); on != 0 {
 		o = o.bypassing(Bypass(on))
-		if on&(extraEvents|extraShadow) != 0 {
+		if on&(extraEvents|extraSample) != 0 {
 			o.wishes |= watched
 		}
 	}
@@ -401,6 +406,9 @@ func (c *Cache[V]) invalidate(full string, cause localcache.Cause) {
 			c.tell(EventEvict, key, cause.String(), nil)
 		}
 		c.wakes.wake(k)
+		if c.heat != nil && cause != localcache.Local {
+			c.reheat(k)
+		}
 	}
 }
 

@@ -73,8 +73,8 @@ func (c *Cache[V]) Events(ctx context.Context, buffer int) <-chan Event {
 // extraEvents is the bit of Cache.extras that says that somebody listens.
 const extraEvents uint32 = 1 << 8
 
-// extraShadow is the one that says that reads are to be sampled for Config.Shadow.
-const extraShadow uint32 = 1 << 9
+// extraSample is the one that says that hits are sampled, for Config.Shadow or RefreshInvalidated.
+const extraSample uint32 = 1 << 9
 
 // subscribers are those who listen to a cache. They change under the lock, which also orders the bit with them.
 type subscribers struct {

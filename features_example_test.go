@@ -362,3 +362,28 @@ func ExampleConfig_shadow() {
 	// Output:
 	// Ada <nil>
 }
+
+// What is read often is read again when others have changed it, before anybody asks: here within a budget of 100 a second.
+func ExampleConfig_refreshInvalidated() {
+	server := startRedis()
+	defer server.Close()
+	ctx := context.Background()
+	client, users := openUsers(ctx, server, nearcache.Options{SettleFills: true}, nearcache.Config[User]{RefreshInvalidated: 100})
+	defer client.Close(ctx)
+
+	server.Command(ctx, "SET", "user:42", `{"name":"Ada"}`)
+	for range 10_000 {
+		if _, err := users.Get(ctx, "42"); err != nil {
+			log.Fatal(err)
+		}
+	}
+	server.Command(ctx, "SET", "user:42", `{"name":"Ada Lovelace"}`)
+	for client.Stats().Caches["users"].RefreshesInvalidated == 0 || !users.Explain(ctx, "42").Local.Servable {
+		time.Sleep(time.Millisecond)
+	}
+	u, err := users.Get(ctx, "42")
+	fmt.Println(u.Name, err)
+
+	// Output:
+	// Ada Lovelace <nil>
+}

@@ -47,7 +47,9 @@ func TestMatrixOfOptions(t *testing.T) {
 		{"failsafe", func(c *nearcache.Config[string], _ *through) { c.FailSafe.MaxAge = time.Hour }},
 		{"clone", func(c *nearcache.Config[string], _ *through) { c.Clone = strings.Clone }},
 		{"through", func(c *nearcache.Config[string], db *through) { c.Store, c.Remove = db.store, db.remove }},
-		{"limit", func(c *nearcache.Config[string], _ *through) { c.MaxValueBytes = 100 }},
+		{"limit, reheat, shadow", func(c *nearcache.Config[string], _ *through) {
+			c.MaxValueBytes, c.RefreshInvalidated, c.Shadow = 100, 100, nearcache.Shadow{SampleRate: 1}
+		}},
 	}
 	server := redistest.Start(t, redistest.Config{})
 	clientOptions := optionsFor(server)

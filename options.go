@@ -291,6 +291,14 @@ type Config[V any] struct {
 	// from 1 ms. It takes the place of RefreshAhead, which does the same within the TTL.
 	StaleWhileRevalidate time.Duration
 
+	// RefreshInvalidated has this node read again, in the background, what its readers ask for often, once it was invalidated by others: so the next of
+	// them finds it in L1. A key is read often if it was among a sample, one in 64, of the hits of the last 10 seconds. Each node does it for itself, up to
+	// 50 ms later, at random; the loader runs on one of them, by its lease (without Redis, on each). It is how many a second are
+	// refreshed at most: a second that brings more invalidations of such keys, as a bulk update does, stops refreshing until one has
+	// passed that brings no more (CacheStats.RefreshesRefused counts). It costs reads and loads of what nobody may read again. Default 0: none; up to
+	// 10,000.
+	RefreshInvalidated int
+
 	// Shadow compares a sample of what is served with what the loader says. Default: nothing is compared.
 	Shadow Shadow
 
@@ -388,6 +396,9 @@ func (c Config[V]) validate(client Options) error {
 		if err := checkRange(fmt.Sprintf("cache %q: Config.StaleWhileRevalidate", c.Name), d, time.Millisecond, longest); err != nil {
 			return err
 		}
+	}
+	if c.RefreshInvalidated < 0 || c.RefreshInvalidated > 10_000 {
+		return configError(c.Name, "RefreshInvalidated", c.RefreshInvalidated, "must be from 0 to 10,000 a second")
 	}
 	if err := c.Shadow.validate(c.Name, c.loads()); err != nil {
 		return err

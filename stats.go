@@ -33,18 +33,20 @@ type CacheStats struct {
 	RemoteMisses    uint64 `json:"remote_misses"`    // fetches that found nothing
 	LeaseWaits      uint64 `json:"lease_waits"`      // loads that waited for another node's
 
-	Loads         uint64      `json:"loads"`          // items that the loader was asked for
-	LoadNegatives uint64      `json:"load_negatives"` // those that do not exist
-	LoadErrors    uint64      `json:"load_errors"`    // those that failed otherwise
-	LoadsUnasked  uint64      `json:"loads_unasked"`  // values that LoadMany returned for keys that it was not asked for
-	Refreshes     uint64      `json:"refreshes"`      // loads that Config.RefreshAhead started
-	Unstored      uint64      `json:"unstored"`       // loaded, and not stored because the key was written meanwhile or Redis did not answer
-	Undecodable   uint64      `json:"undecodable"`    // values in Redis that the codec did not take
-	Oversized     uint64      `json:"oversized"`      // values longer than Config.MaxValueBytes, which were not stored
-	FailSafe      uint64      `json:"fail_safe"`      // reads that Config.FailSafe answered with the last good value
-	EventsLost    uint64      `json:"events_lost"`    // for which Cache.Events had no room
-	Verify        VerifyStats `json:"verify"`         // what Options.Verify found
-	Shadow        ShadowStats `json:"shadow"`         // what Config.Shadow found
+	Loads                uint64      `json:"loads"`                 // items that the loader was asked for
+	LoadNegatives        uint64      `json:"load_negatives"`        // those that do not exist
+	LoadErrors           uint64      `json:"load_errors"`           // those that failed otherwise
+	LoadsUnasked         uint64      `json:"loads_unasked"`         // values that LoadMany returned for keys that it was not asked for
+	Refreshes            uint64      `json:"refreshes"`             // loads that Config.RefreshAhead started
+	RefreshesInvalidated uint64      `json:"refreshes_invalidated"` // reads that Config.RefreshInvalidated started
+	RefreshesRefused     uint64      `json:"refreshes_refused"`     // those that it did not, because there were too many
+	Unstored             uint64      `json:"unstored"`              // loaded, and not stored because the key was written meanwhile or Redis did not answer
+	Undecodable          uint64      `json:"undecodable"`           // values in Redis that the codec did not take
+	Oversized            uint64      `json:"oversized"`             // values longer than Config.MaxValueBytes, which were not stored
+	FailSafe             uint64      `json:"fail_safe"`             // reads that Config.FailSafe answered with the last good value
+	EventsLost           uint64      `json:"events_lost"`           // for which Cache.Events had no room
+	Verify               VerifyStats `json:"verify"`                // what Options.Verify found
+	Shadow               ShadowStats `json:"shadow"`                // what Config.Shadow found
 }
 
 // LinkStats is the state of the invalidation link.
@@ -83,35 +85,45 @@ func (o *oncePerSecond) allow() bool {
 	return int64(now) >= next && o.next.CompareAndSwap(next, int64(now.Add(time.Second)))
 }
 
+func (h *heat) stats() (refreshed, refused uint64) {
+	if h == nil {
+		return 0, 0
+	}
+	return h.refreshed.Load(), h.refused.Load()
+}
+
 func (c *Cache[V]) stats() CacheStats {
+	refreshed, refused := c.heat.stats()
 	n := &c.counts
 	negatives, stale, again := n.localNegative.Load(), n.localStale.Load(), n.lookedAgain.Load()
 	bypassed := n.localBypassed.Load()
 	lookups := c.view.Lookups()
 	misses := lookups.Misses + max(lookups.Stale, again) - again
 	return CacheStats{
-		LocalHits:       max(lookups.Hits, negatives+stale) - negatives - stale,
-		LocalNegatives:  negatives,
-		LocalStale:      stale,
-		LocalMisses:     max(misses, bypassed) - bypassed,
-		LocalBypasses:   bypassed,
-		Coalesced:       n.coalesced.Load(),
-		RemoteHits:      n.remoteHit.Load(),
-		RemoteNegatives: n.remoteNegative.Load(),
-		RemoteMisses:    n.remoteMiss.Load(),
-		LeaseWaits:      n.leaseWaits.Load(),
-		Loads:           n.loads.Load(),
-		LoadNegatives:   n.loadNegatives.Load(),
-		LoadErrors:      n.loadErrors.Load(),
-		LoadsUnasked:    n.loadsUnasked.Load(),
-		Refreshes:       n.refreshes.Load(),
-		Unstored:        n.unstored.Load(),
-		Undecodable:     n.undecodable.Load(),
-		Oversized:       n.oversized.Load(),
-		FailSafe:        n.failSafe.Load(),
-		EventsLost:      c.events.lost.Load(),
-		Verify:          n.verify.stats(),
-		Shadow:          c.shadow.stats(),
+		LocalHits:            max(lookups.Hits, negatives+stale) - negatives - stale,
+		LocalNegatives:       negatives,
+		LocalStale:           stale,
+		LocalMisses:          max(misses, bypassed) - bypassed,
+		LocalBypasses:        bypassed,
+		Coalesced:            n.coalesced.Load(),
+		RemoteHits:           n.remoteHit.Load(),
+		RemoteNegatives:      n.remoteNegative.Load(),
+		RemoteMisses:         n.remoteMiss.Load(),
+		LeaseWaits:           n.leaseWaits.Load(),
+		Loads:                n.loads.Load(),
+		LoadNegatives:        n.loadNegatives.Load(),
+		LoadErrors:           n.loadErrors.Load(),
+		LoadsUnasked:         n.loadsUnasked.Load(),
+		Refreshes:            n.refreshes.Load(),
+		RefreshesInvalidated: refreshed,
+		RefreshesRefused:     refused,
+		Unstored:             n.unstored.Load(),
+		Undecodable:          n.undecodable.Load(),
+		Oversized:            n.oversized.Load(),
+		FailSafe:             n.failSafe.Load(),
+		EventsLost:           c.events.lost.Load(),
+		Verify:               n.verify.stats(),
+		Shadow:               c.shadow.stats(),
 	}
 }
 
