@@ -387,3 +387,124 @@ func ExampleConfig_refreshInvalidated() {
 	// Output:
 	// Ada Lovelace <nil>
 }
+
+// What was stored together does not end together: each life is up to a tenth shorter than TTL says.
+func ExampleConfig_jitter() {
+	server := startRedis()
+	defer server.Close()
+	ctx := context.Background()
+	client, users := openUsers(ctx, server, nearcache.Options{}, nearcache.Config[User]{TTL: 100 * time.Hour, Jitter: 0.1})
+	defer client.Close(ctx)
+
+	if err := users.SetMany(ctx, map[string]User{"1": {"1", "Grace"}, "42": {"42", "Ada"}}); err != nil {
+		log.Fatal(err)
+	}
+	one, other := users.Explain(ctx, "1").Remote.TTL, users.Explain(ctx, "42").Remote.TTL
+	fmt.Println(one != other, min(one, other) > 89*time.Hour, max(one, other) <= 100*time.Hour)
+
+	// Output:
+	// true true true
+}
+
+// With Clone each reader has a value of its own to change.
+func ExampleConfig_clone() {
+	server := startRedis()
+	defer server.Close()
+	ctx := context.Background()
+	client, _ := openUsers(ctx, server, nearcache.Options{}, nearcache.Config[User]{})
+	defer client.Close(ctx)
+	roles, err := nearcache.New(client, nearcache.Config[[]string]{Name: "roles", Prefix: "user:roles:", Clone: slices.Clone[[]string]})
+	if err != nil {
+		log.Fatal(err)
+	}
+
+	if err := roles.Set(ctx, "42", []string{"author", "editor"}); err != nil {
+		log.Fatal(err)
+	}
+	for range 2 {
+		mine, err := roles.Get(ctx, "42")
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(mine)
+		mine[0] = "nobody"
+	}
+
+	// Output:
+	// [author editor]
+	// [author editor]
+}
+
+// What is too long is refused by a write. A load returns it, and keeps it nowhere.
+func ExampleConfig_maxValueBytes() {
+	server := startRedis()
+	defer server.Close()
+	ctx := context.Background()
+	client, users := openUsers(ctx, server, nearcache.Options{}, nearcache.Config[User]{MaxValueBytes: 20})
+	defer client.Close(ctx)
+
+	err := users.Set(ctx, "42", User{"42", "Augusta Ada King, Countess of Lovelace"})
+	fmt.Println(errors.Is(err, nearcache.ErrInvalidValue))
+
+	// Output:
+	// true
+}
+
+// A read past L1 shows what Redis holds.
+func ExampleSkipLocal() {
+	server := startRedis()
+	defer server.Close()
+	ctx := context.Background()
+	client, users := openUsers(ctx, server, nearcache.Options{}, nearcache.Config[User]{})
+	defer client.Close(ctx)
+
+	server.Command(ctx, "SET", "user:42", `{"name":"Ada"}`)
+	u, err := users.Get(ctx, "42", nearcache.SkipLocal())
+	fmt.Println(u.Name, err)
+
+	// Output:
+	// Ada <nil>
+}
+
+// The tenant is a part of the key: one cache, one tracked prefix, for all of them.
+func Example_tenants() {
+	server := startRedis()
+	defer server.Close()
+	ctx := context.Background()
+	client, users := openUsers(ctx, server, nearcache.Options{}, nearcache.Config[User]{})
+	defer client.Close(ctx)
+
+	for tenant, name := range map[string]string{"7": "Ada", "8": "Grace"} {
+		if err := users.Set(ctx, tenant+":42", User{"42", name}); err != nil {
+			log.Fatal(err)
+		}
+	}
+	u, err := users.Get(ctx, "7:42")
+	fmt.Println(u.Name, err, users.Explain(ctx, "7:42").Key)
+
+	// Output:
+	// Ada <nil> user:7:42
+}
+
+// A request that reads several items, none of them older than its own beginning, fences once.
+func Example_oneView() {
+	server := startRedis()
+	defer server.Close()
+	ctx := context.Background()
+	client, users := openUsers(ctx, server, nearcache.Options{MaxStaleness: time.Minute}, nearcache.Config[User]{})
+	defer client.Close(ctx)
+
+	server.Command(ctx, "MSET", "user:1", `{"name":"Grace"}`, "user:42", `{"name":"Ada"}`)
+	if err := client.Fence(ctx); err != nil {
+		log.Fatal(err)
+	}
+	first, err := users.Get(ctx, "42")
+	if err != nil {
+		log.Fatal(err)
+	}
+	others, err := users.GetMany(ctx, []string{"1", "2"})
+	fmt.Println(first.Name, len(others), err)
+
+	// Output:
+	// Ada 1 <nil>
+}

@@ -35,6 +35,7 @@ type suite struct {
 
 var suites = []suite{
 	{"hit", hits},
+	{"features", features},
 	{"miss", misses},
 	{"getmany", getMany},
 	{"invalidate", invalidations},
