@@ -282,3 +282,83 @@ func TestFlushWithRedisIsOfThisNode(t *testing.T) {
 		t.Errorf("the other node was flushed too: its epoch went from %d to %d", epochOfB, epoch)
 	}
 }
+
+// The source is written, read with lives of its own, and outlived, by caches that have nothing but a bus.
+func TestWithoutRedisTheSourceIsWrittenThrough(t *testing.T) {
+	t.Parallel()
+	network := broadcast.NewNetwork(broadcast.NetworkOptions{})
+	db := newSource(map[string]string{"a": "1", "unkept": "1"})
+	var broken atomic.Bool
+	failure := errors.New("the database is on fire")
+	node := func() (*nearcache.Client, *nearcache.Cache[string]) {
+		bus, err := broadcast.New(broadcast.Options{Transport: network.Transport()})
+		check(t, err)
+		t.Cleanup(func() { check(t, bus.Close(context.Background())) })
+		client, err := nearcache.Open(t.Context(), nearcache.Options{Bus: bus, SettleFills: true})
+		check(t, err)
+		t.Cleanup(func() { check(t, client.Close(context.Background())) })
+		cache := newCache(t, client, nearcache.Config[string]{
+			Name: "test", Prefix: prefix, Codec: nearcache.String(), FailSafe: nearcache.FailSafe{MaxAge: time.Hour},
+			Entry: func(key, _ string) nearcache.EntryOptions { return nearcache.EntryOptions{NoStore: key == "unkept"} },
+			Load: func(ctx context.Context, key string) (string, error) {
+				if broken.Load() {
+					return "", failure
+				}
+				return db.load(ctx, key)
+			},
+			Store: func(_ context.Context, key, value string) error {
+				if broken.Load() {
+					return failure
+				}
+				db.set(key, value)
+				return nil
+			},
+			Remove: func(_ context.Context, key string) error {
+				db.mu.Lock()
+				defer db.mu.Unlock()
+				delete(db.items, key)
+				return nil
+			},
+		})
+		return client, cache
+	}
+	client, one := node()
+	_, other := node()
+	ctx := bounded(t)
+	want(t, one, "a", "1")
+	want(t, other, "a", "1")
+
+	check(t, one.Set(ctx, "a", "2"))
+	want(t, one, "a", "2")
+	eventually(t, "the other node reads what was written through", func() bool { return get(t, other, "a") == "2" })
+	for range 2 {
+		want(t, one, "unkept", "1")
+	}
+	if inLocal(one, "unkept") {
+		t.Error("Entry's NoStore was kept")
+	}
+
+	// The announcement of a write that failed is one all the same: nobody knows what the source holds.
+	broken.Store(true)
+	if err := other.Set(ctx, "a", "3"); !errors.Is(err, failure) {
+		t.Errorf("Set while the source fails: %v", err)
+	}
+	eventually(t, "the last good value is served", func() bool {
+		item, err := one.GetItem(ctx, "a")
+		return err == nil && item.Value == "2" && item.Stale && errors.Is(item.Reason, failure)
+	})
+	if _, err := one.Get(ctx, "a", nearcache.Fresh()); !errors.Is(err, failure) {
+		t.Errorf("a fresh read while the source fails: %v", err)
+	}
+	broken.Store(false)
+	want(t, one, "a", "2")
+	if statsOf(client).FailSafe == 0 {
+		t.Error("the last good value was not counted")
+	}
+
+	check(t, other.Delete(ctx, "a"))
+	eventually(t, "the item is gone on every node", func() bool {
+		_, err := one.Get(ctx, "a")
+		return errors.Is(err, nearcache.ErrNotFound)
+	})
+}

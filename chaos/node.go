@@ -105,6 +105,14 @@ func openNode(ctx context.Context, config nodeConfig, login *credentials, source
 			},
 		},
 	}
+	if config.Verify {
+		// Whatever a cache may have on at once, but for FailSafe, which no bound holds for.
+		all := &configs[sourced]
+		all.Jitter, all.StaleWhileRevalidate, all.RefreshInvalidated, all.MaxValueBytes = 0.2, sourcedLife, 1000, 1<<20
+		all.Shadow = nearcache.Shadow{SampleRate: 0.01, MaxPerSecond: 50}
+		all.Entry = func(string, *item) nearcache.EntryOptions { return nearcache.EntryOptions{LocalTTL: sourcedLife} }
+		all.Clone = func(i *item) *item { other := *i; return &other }
+	}
 	for c := range classes {
 		configs[c].Name, configs[c].Prefix, configs[c].Codec = classNames[c], c.prefix(), codec
 		if n.caches[c], err = nearcache.New(n.client, configs[c]); err != nil {
