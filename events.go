@@ -14,6 +14,7 @@ import (
 // An EventKind says what happened to an item.
 type EventKind uint8
 
+// Kinds of events.
 const (
 	EventHit   EventKind = iota // a read was served from L1; Err is ErrNotFound if L1 knew that there is none
 	EventMiss                   // a read was not
