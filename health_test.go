@@ -22,7 +22,8 @@ func TestJSONOfStatsIsStable(t *testing.T) {
 			LocalHits: 1, LocalNegatives: 2, LocalStale: 3, LocalMisses: 4, LocalBypasses: 42, LocalUncached: 43, Coalesced: 5,
 			RemoteHits: 6, RemoteNegatives: 7, RemoteMisses: 8, LeaseWaits: 9,
 			Loads: 10, LoadNegatives: 11, LoadErrors: 12, LoadsUnasked: 44, Refreshes: 45, Unstored: 13, Undecodable: 14,
-			Oversized: 46, FailSafe: 47,
+			Oversized: 46, FailSafe: 47, RefreshesInvalidated: 48, RefreshesRefused: 49, EventsLost: 50,
+			Shadow: nearcache.ShadowStats{Same: 51, Different: 52, Unresolved: 53, Skipped: 54},
 			Verify: nearcache.VerifyStats{Coherent: 15, Wrong: 16, Unresolved: 17, Skipped: 18},
 		}},
 		Local: localcache.Stats{
@@ -44,8 +45,8 @@ func TestJSONOfStatsIsStable(t *testing.T) {
 	}{
 		"stats": {stats, `{"caches":{"users":{"local_hits":1,"local_negatives":2,"local_stale":3,"local_misses":4,"local_bypasses":42,"local_uncached":43,"coalesced":5,` +
 			`"remote_hits":6,"remote_negatives":7,"remote_misses":8,"lease_waits":9,` +
-			`"loads":10,"load_negatives":11,"load_errors":12,"loads_unasked":44,"refreshes":45,"unstored":13,"undecodable":14,"oversized":46,"fail_safe":47,` +
-			`"verify":{"coherent":15,"wrong":16,"unresolved":17,"skipped":18}}},` +
+			`"loads":10,"load_negatives":11,"load_errors":12,"loads_unasked":44,"refreshes":45,"refreshes_invalidated":48,"refreshes_refused":49,"unstored":13,"undecodable":14,"oversized":46,"fail_safe":47,"events_lost":50,` +
+			`"verify":{"coherent":15,"wrong":16,"unresolved":17,"skipped":18},"shadow":{"same":51,"different":52,"unresolved":53,"skipped":54}}},` +
 			`"local":{"items":19,"bytes":20,"max_bytes":21,` +
 			`"fills":{"accepted":22,"invalidated":23,"epoch":24,"capacity":25,"closed":26},` +
 			`"evictions":{"capacity":27,"expired":28,"rejected":29,"flushed":30,"replaced":31},` +
