@@ -26,8 +26,8 @@ type Client struct {
 	redis     rueidis.Client // finds the server of a key by itself: the one of the only server, or one that follows redirections
 	local     *localcache.Cache
 	routing   atomic.Pointer[routing]
-	stranger  *server  // in a cluster, stands for the owner of a slot whose link is not open
-	cluster   *cluster // nil without one
+	stranger  *server    // stands for the owner of keys whose link is not open, in a cluster and with sentinels
+	primaries *primaries // nil for one server that is always the same
 	watch     watch
 	bus       *busLink // the link, if there is no Redis; else nil
 	nodes     *nodes   // for degraded nodes, if there are a Redis and a bus; else nil
@@ -109,6 +109,9 @@ func (c *Client) connectBus(ctx context.Context) (err error) {
 }
 
 func (c *Client) connect(ctx context.Context) error {
+	if c.options.Redis.Sentinel.MasterSet != "" {
+		return c.connectSentinel(ctx)
+	}
 	addresses := c.options.Redis.InitAddress
 	s := c.newServer(tracking.Node{Address: addresses[0]})
 	c.routeOnly(s)
@@ -153,6 +156,7 @@ func (c *Client) prove(ctx context.Context, address string) error {
 func (c *Client) optionFor(address string) rueidis.ClientOption {
 	option := c.options.Redis
 	option.InitAddress = []string{address}
+	option.Sentinel = rueidis.SentinelOption{}
 	option.ForceSingleClient = true
 	return option
 }
@@ -160,8 +164,8 @@ func (c *Client) optionFor(address string) rueidis.ClientOption {
 // disconnect ends what connect started, in the order in which nothing can be stored after its protection is gone.
 func (c *Client) disconnect(ctx context.Context) (err error) {
 	err = c.nodes.close(ctx)
-	if c.cluster != nil {
-		err = errors.Join(err, c.cluster.close(ctx))
+	if c.primaries != nil {
+		err = errors.Join(err, c.primaries.close(ctx))
 	} else if r := c.routing.Load(); r != nil && r.only != nil {
 		err = errors.Join(err, r.only.close(ctx))
 	}

@@ -217,7 +217,7 @@ func (r *remote) send(ctx context.Context, s *server, batch []*fetching) error {
 
 // ask makes a round trip for the batch. Its error is of the network.
 func (r *remote) ask(ctx context.Context, redis rueidis.Client, batch []*fetching) error {
-	if len(batch) == 1 || r.client.cluster != nil { // where the keys of a command must be of one slot
+	if len(batch) == 1 || r.client.slotted() { // where the keys of a command must be of one slot
 		return r.askEach(ctx, redis, batch)
 	}
 	began := localcache.Now()

@@ -55,7 +55,10 @@ func (p DisconnectPolicy) String() string {
 type Options struct {
 	// Redis says how to connect, as for rueidis.NewClient: InitAddress is required. The data connections and the invalidation link
 	// are both made from it. The client sets DisableCache and DisableRetry itself (it has its own cache, and bounds its own
-	// tries), Dialer.Timeout and ConnWriteTimeout only where they are zero (2 × RemoteTimeout).
+	// tries), Dialer.Timeout, Sentinel.Dialer.Timeout and ConnWriteTimeout only where they are zero (2 × RemoteTimeout), and so
+	// Sentinel.TopologyRefreshInterval (5 s). One address is a server on its own or, like several, a node of a Redis Cluster. With
+	// Sentinel.MasterSet the addresses are those of sentinels, the client follows the primary that they name, and finds the other sentinels
+	// through them. Reads go to primaries: replicas are refused.
 	Redis rueidis.ClientOption
 
 	// Prefixes are what Redis announces to this node: a change of any key that starts with one of them. Required; fixed for the
@@ -153,6 +156,12 @@ func (o Options) withDefaults() Options {
 	if o.Redis.ConnWriteTimeout == 0 {
 		o.Redis.ConnWriteTimeout = 2 * o.RemoteTimeout
 	}
+	if o.Redis.Sentinel.Dialer.Timeout == 0 {
+		o.Redis.Sentinel.Dialer.Timeout = 2 * o.RemoteTimeout
+	}
+	if o.Redis.Sentinel.TopologyRefreshInterval == 0 {
+		o.Redis.Sentinel.TopologyRefreshInterval = 5 * time.Second
+	}
 	o.Redis.DisableCache = true
 	o.Redis.DisableRetry = true
 	return o
@@ -172,8 +181,8 @@ func (o Options) validate() error {
 		return optionError("Bus", "set together with Redis", "is for a client without Redis, whose own announcements serve otherwise: leave one of the two out, or set Tracking to Degrade")
 	case len(o.Redis.InitAddress) == 0 && o.Bus == nil:
 		return optionError("Redis.InitAddress", "empty", `must name a server, such as []string{"127.0.0.1:6379"}`)
-	case o.Redis.Sentinel.MasterSet != "":
-		return optionError("Redis.Sentinel.MasterSet", fmt.Sprintf("%q", o.Redis.Sentinel.MasterSet), "must be empty: sentinels are not asked yet; name the primary, or an address that follows it, in Redis.InitAddress")
+	case o.Redis.Sentinel.MasterSet != "" && o.Redis.ForceSingleClient:
+		return optionError("Redis.ForceSingleClient", true, "must be false with Sentinel.MasterSet: the addresses are those of sentinels")
 	case o.Redis.ReplicaOnly || o.Redis.SendToReplicas != nil || len(o.Redis.Standalone.ReplicaAddress) > 0:
 		return optionError("Redis", "reads from replicas", "must read from the primary: a replica's data is older than what the primary announces")
 	}

@@ -26,7 +26,7 @@ func TestOptionsThatAreRefused(t *testing.T) {
 		{"reads to replicas", func(o *nearcache.Options) {
 			o.Redis.SendToReplicas = func(rueidis.Completed) bool { return true }
 		}, []string{"Redis", "primary"}},
-		{"sentinels", func(o *nearcache.Options) { o.Redis.Sentinel.MasterSet = "main" }, []string{"Redis.Sentinel.MasterSet", `"main"`, "InitAddress"}},
+		{"sentinels as one server", func(o *nearcache.Options) { o.Redis.Sentinel.MasterSet, o.Redis.ForceSingleClient = "main", true }, []string{"Redis.ForceSingleClient", "Sentinel.MasterSet"}},
 		{"no prefixes", func(o *nearcache.Options) { o.Prefixes = nil }, []string{"Prefixes", "no prefixes"}},
 		{"empty list of prefixes", func(o *nearcache.Options) { o.Prefixes = []string{} }, []string{"Prefixes", "no prefixes"}},
 		{"empty prefix", func(o *nearcache.Options) { o.Prefixes = []string{"a:", ""} }, []string{"Prefixes", "empty"}},

@@ -106,7 +106,7 @@ func (r *remote) fetchFrom(ctx context.Context, s *server, keys []string) []repl
 // values returns what the keys hold, nil for nothing and for what is not a string, and which of it the server itself answered.
 func (r *remote) values(ctx context.Context, s *server, keys []string) (values []*rueidis.RedisMessage, direct []bool, err error) {
 	values = make([]*rueidis.RedisMessage, len(keys))
-	if r.client.cluster == nil {
+	if !r.client.slotted() {
 		var messages []rueidis.RedisMessage
 		err := r.try(ctx, s, "MGET", 1, func(ctx context.Context) (err error) {
 			messages, err = s.redis.Do(ctx, s.redis.B().Mget().Key(keys...).Build()).ToArray()
@@ -427,7 +427,7 @@ func (r *remote) setOn(ctx context.Context, s *server, key string, data []byte, 
 
 // delete is not tried again either.
 func (r *remote) delete(ctx context.Context, keys []string) error {
-	if r.client.cluster == nil {
+	if !r.client.slotted() {
 		_, err := r.once(ctx, r.client.serverOf("", keys[0]), "DEL", func(ctx context.Context, redis rueidis.Client) error {
 			return redis.Do(ctx, redis.B().Del().Key(keys...).Build()).Error()
 		})

@@ -7,10 +7,10 @@ import (
 	"github.com/go-nearcache/nearcache/tracking"
 )
 
-// A routing says which server owns which key. It is immutable once published.
+// A routing says which server owns which key, the client's stranger where no owner is known and open. It is immutable once published.
 type routing struct {
 	only    *server                  // it owns every key; nil in a cluster
-	slots   *[tracking.Slots]*server // in a cluster: the owner of each slot, or the client's stranger
+	slots   *[tracking.Slots]*server // in a cluster: the owner of each slot
 	servers []*server
 }
 
@@ -33,8 +33,33 @@ func (c *Client) servers() []*server { return c.routing.Load().servers }
 // routeOnly has one server own everything.
 func (c *Client) routeOnly(s *server) { c.routing.Store(&routing{only: s, servers: []*server{s}}) }
 
-// uncovered reports whether a slot of the cluster has no owner whose link is open.
-func (c *Client) uncovered() bool { return slices.Contains(c.routing.Load().slots[:], c.stranger) }
+// slotted reports whether the keys are divided into slots, so that those of one command must be of one slot.
+func (c *Client) slotted() bool { return c.routing.Load().slots != nil }
+
+// uncovered reports whether a key has no owner whose link is open.
+func (r *routing) uncovered(stranger *server) bool {
+	if r.slots == nil {
+		return r.only == stranger
+	}
+	return slices.Contains(r.slots[:], stranger)
+}
+
+// lostTo returns the servers that own less in the next routing. A nil routing has none.
+func (r *routing) lostTo(next *routing) map[*server]bool {
+	lost := make(map[*server]bool)
+	switch {
+	case r == nil:
+	case r.slots == nil && r.only != next.only:
+		lost[r.only] = true
+	case r.slots != nil:
+		for slot, s := range r.slots {
+			if s != next.slots[slot] {
+				lost[s] = true
+			}
+		}
+	}
+	return lost
+}
 
 // A slotSet is a set of slots.
 type slotSet [tracking.Slots / 64]uint64

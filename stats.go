@@ -213,8 +213,8 @@ func (c *Client) Health() Health {
 			}
 		}
 	}
-	if health.Ready && c.cluster != nil && c.uncovered() {
-		health.Ready, health.Reason = false, "slots of the cluster have no owner that is known and has a live link"
+	if health.Ready && c.primaries != nil && c.routing.Load().uncovered(c.stranger) {
+		health.Ready, health.Reason = false, "keys have no owner that is known and has a live link"
 	}
 	if c.closed.Load() {
 		health.Reason = ErrClosed.Error()

@@ -238,7 +238,7 @@ func element(message rueidis.RedisMessage) (value rueidis.RedisMessage, ok bool)
 
 // leadMget asks Redis for the values of several keys at once. It is not ok if there is an error instead.
 func (r *rueidisClient) leadMget(ctx context.Context, mine []wanted, path string, values []rueidis.RedisMessage) (failure rueidis.RedisResult, ok bool) {
-	if r.client.cluster != nil {
+	if r.client.slotted() {
 		return r.leadGets(ctx, mine, path, values)
 	}
 	keys := make([]string, len(mine))

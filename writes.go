@@ -175,7 +175,7 @@ func (c *Cache[V]) DeleteMany(ctx context.Context, keys []string) error {
 
 // removeFromRedis deletes keys and returns what went wrong: of several keys in a cluster a KeyError for each.
 func (c *Cache[V]) removeFromRedis(ctx context.Context, keys, full []string) (failures []error) {
-	if len(keys) == 1 || c.client.cluster == nil {
+	if len(keys) == 1 || !c.client.slotted() {
 		if err := c.client.remote.delete(ctx, full); err != nil {
 			failures = append(failures, err)
 		}

@@ -30,9 +30,10 @@ func (k *Keeper) Add(secret string) {
 	k.known = append(k.known[max(0, len(k.known)+1-kept):len(k.known):len(k.known)], secret)
 }
 
-// Watch remembers the password of an option, and has every password that its AuthCredentialsFn returns remembered.
+// Watch remembers the passwords of an option, and has every password that its AuthCredentialsFn returns remembered.
 func (k *Keeper) Watch(option *rueidis.ClientOption) {
 	k.Add(option.Password)
+	k.Add(option.Sentinel.Password)
 	ask := option.AuthCredentialsFn
 	if ask == nil {
 		return
