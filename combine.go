@@ -279,7 +279,7 @@ func (r *remote) answer(ctx context.Context, s *server, f *fetching) (answer rep
 		return answer, nil
 	case f.pttl != absentKey: // it came in between, or is no string
 		replies := []reply{{state: missing, fetched: f.began}}
-		if err := r.refuseOtherTypes(ctx, []string{f.key}, replies); err != nil {
+		if err := r.refuseOtherTypes(ctx, []string{f.key}, replies); isNetworkError(err) {
 			return reply{state: unavailable, err: err}, err
 		}
 		return replies[0], replies[0].err
