@@ -178,7 +178,7 @@ func (c *Client) disconnect(ctx context.Context) (err error) {
 
 // Close ends the client. New calls fail with ErrClosed at once; loads that are running may finish until ctx ends, and are cancelled
 // then, with Options.RemoteTimeout to give back their leases. It leaves no goroutine and no connection behind, except a loader that does not obey its context and, in a
-// cluster, what rueidis lets sleep for up to a second. Calling it again waits for the
+// cluster, what rueidis lets sleep for up to five seconds. Calling it again waits for the
 // first call. The error is ctx's if loads had to be cancelled.
 func (c *Client) Close(ctx context.Context) error {
 	if c.closed.CompareAndSwap(false, true) {

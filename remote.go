@@ -47,9 +47,10 @@ const noExpiry = time.Duration(-1)
 
 // answered returns the shard under which an answer may be kept: that of the server that gave it, unless it was another than the one that was
 // asked, or it has lost the key meanwhile. Who took his token before that loses it by the end of its epoch; who took it after finds here
-// that the key has gone: see cluster.route.
+// that the key has gone: see primaries.route. A node of a cluster must also have said on its link that it owns the slot, since only of what it has
+// said it had will its link tell that it is lost.
 func (r *remote) answered(s *server, direct bool, key string) *localcache.Shard {
-	if !direct || r.client.serverOf("", key) != s {
+	if !direct || r.client.serverOf("", key) != s || !s.claims(key) {
 		return nil
 	}
 	return s.shard

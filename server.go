@@ -121,6 +121,16 @@ func (s *server) tend() {
 	}
 }
 
+// claims reports whether the server itself has said that it owns the key. A server that is in no cluster owns all, and one without a link is not
+// asked.
+func (s *server) claims(key string) bool {
+	if s.node.ID == "" || s.degraded() {
+		return true
+	}
+	owns := s.owns.Load()
+	return owns != nil && owns.has(tracking.Slot("", key))
+}
+
 func (s *server) failed(err error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
