@@ -238,7 +238,9 @@ func TestClusterKeepsThePromise(t *testing.T) {
 
 	t.Run("one link in doubt touches only what it covers", func(t *testing.T) {
 		for _, key := range keys {
-			n.hold(t, key, "4")
+			acknowledged := n.write(t, key, "4")
+			fence(t, n.client) // so that no push comes later
+			n.settles(t, key, "4", acknowledged)
 		}
 		owner := n.ownerOf(t, keys[0])
 		owner.Do(t, "CLIENT", "KILL", "ID", linkFields(t, owner)["id"])

@@ -328,9 +328,10 @@ func TestDegradeToBroadcast(t *testing.T) {
 	_, err := richCache.Update(t.Context(), "k", func(string, bool) (string, error) { return "three", nil })
 	check(t, err)
 	seen("three")
-	if hits := statsOf(poor).LocalStale; hits == 0 {
-		t.Error("the degraded node has not used L1")
-	}
+	eventually(t, "the degraded node uses L1", func() bool {
+		want(t, poorCache, "k", "three")
+		return statsOf(poor).LocalStale > 0
+	})
 	_, err = richCache.Clear(t.Context(), nearcache.BulkOptions{})
 	check(t, err)
 	eventually(t, "the degraded node has seen Clear", func() bool {

@@ -189,11 +189,16 @@ func TestSentinelsThatDoNotKnowTheName(t *testing.T) {
 	mentions(t, err, `"misspelt"`, "Options.Redis.Sentinel.MasterSet", "SENTINEL MASTERS")
 }
 
-// The other sentinels are found through the first, which may go.
+// The other sentinels are found through the first, which may go, by a user with the least rights.
 func TestSentinelsAreFound(t *testing.T) {
 	t.Parallel()
 	n := &sentinelNode{Sentinel: redistest.StartSentinel(t, redistest.SentinelConfig{})}
+	for _, watcher := range n.Sentinels {
+		watcher.Do(t, "ACL", "SETUSER", "least", "on", ">secret", "allchannels", "-@all", "+sentinel|get-master-addr-by-name", "+sentinel|master",
+			"+sentinel|sentinels", "+subscribe", "+unsubscribe", "+ping")
+	}
 	options := sentinelOptions(n.Sentinel)
+	options.Redis.Sentinel.Username, options.Redis.Sentinel.Password = "least", "secret"
 	options.Redis.InitAddress = n.Addresses()[2:]
 	n.client = open(t, options)
 	n.cache = stringCache(t, n.client, nil)

@@ -397,6 +397,54 @@ func TestFailuresOfAHandlerDoNotFloodTheLog(t *testing.T) {
 	})
 }
 
+func TestGapsDoNotFloodTheLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := broadcast.NewNetwork(broadcast.NetworkOptions{})
+		var text bytes.Buffer
+		publisher := newBus(t, broadcast.Options{Transport: network.Transport(), Origin: "publisher"})
+		subscriber := newBus(t, broadcast.Options{
+			Transport: network.Transport(), Origin: "subscriber", Logger: slog.New(slog.NewTextHandler(&text, nil)),
+		})
+		r := broadcasttest.NewRecorder(nil)
+		subscribe(t, subscriber, r.Handler())
+		publish(t, publisher, "first")
+		r.AwaitPayload(t, time.Minute, "first")
+		// Every other message is lost, and reported.
+		lose := func(times int) {
+			for i := range times {
+				network.SetFaults(broadcast.Faults{Loss: 1})
+				publish(t, publisher, "lost")
+				network.SetFaults(broadcast.Faults{})
+				last := fmt.Sprint("after ", i)
+				publish(t, publisher, last)
+			}
+			synctest.Wait()
+		}
+		told := func(more int) {
+			t.Helper()
+			lines := strings.Split(strings.TrimSpace(text.String()), "\n")
+			text.Reset()
+			if len(lines) != 1 || !strings.Contains(lines[0], `"broadcast: gap"`) || !strings.Contains(lines[0], fmt.Sprintf("more=%d", more)) {
+				t.Errorf("want one line that tells of %d more: %q", more, lines)
+			}
+		}
+		lose(50)
+		told(0)
+		time.Sleep(time.Second)
+		lose(1)
+		told(49)
+		lost := 0
+		for _, gap := range r.Gaps() {
+			if gap.Reason == broadcast.SeqHole {
+				lost++
+			}
+		}
+		if lost != 51 {
+			t.Errorf("%d losses were reported, want 51", lost)
+		}
+	})
+}
+
 func TestCloseFromItsOwnHandler(t *testing.T) {
 	_, publisher, subscriber := pair(t, broadcast.NetworkOptions{})
 	var s *broadcast.Subscription

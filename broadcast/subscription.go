@@ -59,8 +59,7 @@ type Subscription struct {
 	live       atomic.Bool
 
 	// Of the goroutine that calls the handler.
-	logged   time.Time // when a failure of the handler was
-	unlogged int       // failures since
+	failures, gaps logLimit
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -153,18 +152,29 @@ func (s *Subscription) handleMessage(m Message) {
 	}
 }
 
-// logFailure logs at most one failure of the handler a second, and with it how many were kept back since the last: a handler that fails for every
-// message would flood the log.
 func (s *Subscription) logFailure(ctx context.Context, m Message, err error) {
-	now := time.Now()
-	if now.Sub(s.logged) < time.Second {
-		s.unlogged++
-		return
+	if more, ok := s.failures.allow(); ok {
+		s.bus.options.Logger.LogAttrs(ctx, slog.LevelError, "broadcast: handler failed",
+			slog.String("topic", m.Topic), slog.String("message", m.ID()), slog.Any("error", err), slog.Int("more", more))
 	}
-	s.logged = now
-	s.bus.options.Logger.LogAttrs(ctx, slog.LevelError, "broadcast: handler failed",
-		slog.String("topic", m.Topic), slog.String("message", m.ID()), slog.Any("error", err), slog.Int("more", s.unlogged))
-	s.unlogged = 0
+}
+
+// A logLimit lets one record of a kind through in a second: a handler that fails for every message, or a network that loses every other one, would
+// flood the log.
+type logLimit struct {
+	last time.Time
+	kept int
+}
+
+// allow reports whether to log now, and how many records were kept back since the last one.
+func (l *logLimit) allow() (more int, ok bool) {
+	now := time.Now()
+	if now.Sub(l.last) < time.Second {
+		l.kept++
+		return 0, false
+	}
+	more, l.last, l.kept = l.kept, now, 0
+	return more, true
 }
 
 func (s *Subscription) callMessage(ctx context.Context, m Message) (err error) {
@@ -177,19 +187,21 @@ func (s *Subscription) callMessage(ctx context.Context, m Message) (err error) {
 }
 
 func (s *Subscription) handleGap(gap Gap) {
-	level := slog.LevelWarn
 	if gap.Reason == Resumed || gap.Reason == NewOrigin {
-		level = slog.LevelDebug
+		s.bus.options.Logger.LogAttrs(s.ctx, slog.LevelDebug, "broadcast: gap", slog.String("gap", gap.String()))
+	} else if more, ok := s.gaps.allow(); ok {
+		s.bus.options.Logger.LogAttrs(s.ctx, slog.LevelWarn, "broadcast: gap", slog.String("gap", gap.String()), slog.Int("more", more))
 	}
-	s.bus.options.Logger.LogAttrs(s.ctx, level, "broadcast: gap", slog.String("gap", gap.String()))
 	if s.handler.Gap == nil {
 		return
 	}
 	defer func() {
 		if p := recover(); p != nil {
 			s.bus.counters.handlerErrors.Add(1)
-			s.bus.options.Logger.LogAttrs(s.ctx, slog.LevelError, "broadcast: gap handler failed",
-				slog.String("topic", gap.Topic), slog.Any("error", &panicError{value: p, stack: debug.Stack()}))
+			if more, ok := s.failures.allow(); ok {
+				s.bus.options.Logger.LogAttrs(s.ctx, slog.LevelError, "broadcast: gap handler failed",
+					slog.String("topic", gap.Topic), slog.Any("error", &panicError{value: p, stack: debug.Stack()}), slog.Int("more", more))
+			}
 		}
 	}()
 	s.handler.Gap(s.ctx, gap)

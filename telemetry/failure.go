@@ -58,7 +58,8 @@ func notOfCode(r rune) bool { return (r < 'A' || r > 'Z') && r != '_' }
 // errorType is error.type: "timeout" or "canceled" where the operation ran out of time or was given up, "eof" where the other side closed
 // the connection, otherwise what the
 // conventions' own [semconv.ErrorType] says, but for errors without a type of their own. Those are all one type to it, named
-// after the function that made them; [semconv.ErrorTypeOther] is the honest word for it.
+// after the function that made them. Of several that such an error wraps the first with a type counts; if there is none,
+// [semconv.ErrorTypeOther] is the honest word for it.
 func errorType(err error) string {
 	if errors.Is(err, context.Canceled) {
 		return "canceled"
@@ -74,11 +75,22 @@ func errorType(err error) string {
 		return "eof"
 	}
 	kind := semconv.ErrorType(err).Value.AsString()
-	if anonymousTypes[kind] {
-		return semconv.ErrorTypeOther.Value.AsString()
+	if !anonymousTypes[kind] {
+		return kind
 	}
-	return kind
+	for ; err != nil; err = errors.Unwrap(err) {
+		if several, ok := err.(interface{ Unwrap() []error }); ok {
+			for _, one := range several.Unwrap() {
+				if kind := errorType(one); kind != other {
+					return kind
+				}
+			}
+		}
+	}
+	return other
 }
+
+var other = semconv.ErrorTypeOther.Value.AsString()
 
 // anonymousTypes are the types behind errors.New, fmt.Errorf with several wrapped errors, and errors.Join.
 var anonymousTypes = map[string]bool{

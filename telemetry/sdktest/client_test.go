@@ -399,6 +399,11 @@ func TestEventsOfTheLink(t *testing.T) {
 		n.faults.RefuseLinks()
 		n.faults.Cut(nearcachetest.Links)
 		eventually(t, "the link is lost", func() bool { return !n.Health().Ready })
+		n.grows(1, "nearcache.tracking.fence.duration", "error.type=*tracking.LinkError")(func() {
+			if n.Fence(t.Context()) == nil {
+				t.Error("a fence without a link has succeeded")
+			}
+		})
 		if got := n.value("nearcache.flushes", "nearcache.reason=reconnect"); got != flushes+1 {
 			t.Errorf("%s: flushes grew from %v to %v", n.name, flushes, got)
 		}
@@ -498,38 +503,42 @@ func TestEventsOfVerification(t *testing.T) {
 	}
 }
 
+// busNode is a client without Redis.
+func (f *fleet) busNode(network *broadcast.Network, name string) *node {
+	t := f.t
+	t.Helper()
+	options := f.options
+	options.Name = name + "-bus"
+	instruments, err := telemetry.New(options)
+	check(t, err)
+	t.Cleanup(func() { check(t, instruments.Close()) })
+	bus, err := broadcast.New(broadcast.Options{Transport: network.Transport(), Telemetry: instruments})
+	check(t, err)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		check(t, bus.Close(ctx))
+	})
+	n := &node{fleet: f, name: name}
+	n.Client, err = nearcache.Open(t.Context(), nearcache.Options{
+		Bus: bus, Name: name, SettleFills: true,
+		MeterProvider: f.options.MeterProvider, TracerProvider: f.options.TracerProvider, Propagator: f.options.Propagator,
+	})
+	check(t, err)
+	t.Cleanup(n.close)
+	n.users, err = nearcache.New(n.Client, nearcache.Config[string]{
+		Name: "users", Prefix: "user:", Codec: nearcache.String(),
+		Load: func(context.Context, string) (string, error) { return "v", nil },
+	})
+	check(t, err)
+	return n
+}
+
 // TestEventsOfTheBus has two nodes without Redis tell each other of a write.
 func TestEventsOfTheBus(t *testing.T) {
 	f := &fleet{sdk: newSDK(t, telemetry.Options{Name: "unused"}), t: t}
 	network := broadcast.NewNetwork(broadcast.NetworkOptions{})
-	open := func(name string) *node {
-		options := f.options
-		options.Name = name + "-bus"
-		instruments, err := telemetry.New(options)
-		check(t, err)
-		t.Cleanup(func() { check(t, instruments.Close()) })
-		bus, err := broadcast.New(broadcast.Options{Transport: network.Transport(), Telemetry: instruments})
-		check(t, err)
-		t.Cleanup(func() {
-			ctx, cancel := context.WithTimeout(context.Background(), patience)
-			defer cancel()
-			check(t, bus.Close(ctx))
-		})
-		n := &node{fleet: f, name: name}
-		n.Client, err = nearcache.Open(t.Context(), nearcache.Options{
-			Bus: bus, Name: name, SettleFills: true,
-			MeterProvider: f.options.MeterProvider, TracerProvider: f.options.TracerProvider, Propagator: f.options.Propagator,
-		})
-		check(t, err)
-		t.Cleanup(n.close)
-		n.users, err = nearcache.New(n.Client, nearcache.Config[string]{
-			Name: "users", Prefix: "user:", Codec: nearcache.String(),
-			Load: func(context.Context, string) (string, error) { return "v", nil },
-		})
-		check(t, err)
-		return n
-	}
-	a, b := open("a"), open("b")
+	a, b := f.busNode(network, "a"), f.busNode(network, "b")
 	b.warm("1")
 
 	ctx, request := f.request(t)
@@ -564,6 +573,51 @@ func TestEventsOfTheBus(t *testing.T) {
 	if links := process.Links(); len(links) != 1 || links[0].SpanContext.SpanID() != publish.SpanContext().SpanID() {
 		t.Errorf("links %+v, want one to the publish", links)
 	}
+}
+
+// TestFlushesOfTheBus: what cannot be known to be current is forgotten, and why is counted.
+func TestFlushesOfTheBus(t *testing.T) {
+	f := &fleet{sdk: newSDK(t, telemetry.Options{Name: "unused"}), t: t}
+	network := broadcast.NewNetwork(broadcast.NetworkOptions{})
+	a, b := f.busNode(network, "a"), f.busNode(network, "b")
+	forgets := func(n *node, reason string, do func()) {
+		t.Helper()
+		n.warm("1")
+		before := n.value("nearcache.flushes", "nearcache.reason="+reason)
+		do()
+		eventually(t, n.name+" forgets for the reason "+reason, func() bool {
+			return n.value("nearcache.flushes", "nearcache.reason="+reason) > before && !n.users.Explain(t.Context(), "1").Local.Servable
+		})
+	}
+	forgets(a, "manual", func() { check(t, a.Flush(t.Context())) })
+	forgets(b, "manual", func() { check(t, a.Flush(t.Context())) })
+	forgets(b, "gap", func() {
+		network.SetFaults(broadcast.Faults{Loss: 1})
+		check(t, a.users.Set(t.Context(), "2", "lost"))
+		network.SetFaults(broadcast.Faults{})
+		check(t, a.users.Set(t.Context(), "3", "heard"))
+	})
+}
+
+// TestFlushesOfACluster: a slot that changes hands is announced by nobody, and takes all that its server was asked for with it.
+func TestFlushesOfACluster(t *testing.T) {
+	f := &fleet{sdk: newSDK(t, telemetry.Options{Name: "unused"}), t: t}
+	cluster := redistest.StartCluster(t, redistest.ClusterConfig{Replicas: -1})
+	primaries, err := cluster.Primaries(t.Context())
+	check(t, err)
+	f.server = primaries[0]
+	n := f.node("clustered", func(o *nearcache.Options, _ *nearcache.Config[string]) { o.Redis.InitAddress = cluster.Addresses() })
+	slot, err := cluster.Slot(t.Context(), "user:1")
+	check(t, err)
+	owner, err := cluster.Owner(t.Context(), slot)
+	check(t, err)
+	to := primaries[0]
+	if to == owner {
+		to = primaries[1]
+	}
+	n.warm("1")
+	check(t, cluster.StealSlot(t.Context(), slot, to))
+	eventually(t, "the flush is counted", func() bool { return n.value("nearcache.flushes", "nearcache.reason=topology") > 0 })
 }
 
 // TestEveryDocumentedMetricIsRecorded holds the list in the package's documentation against what is recorded by the tests here, and against what

@@ -40,6 +40,8 @@ var failures = map[string]struct {
 	"wrapped":             {fmt.Errorf("load 42: %w", errPlain), "_OTHER"},
 	"wrapped twice":       {fmt.Errorf("%w and %w", errPlain, errPlain), "_OTHER"},
 	"joined":              {errors.Join(errPlain, errPlain), "_OTHER"},
+	"typed, wrapped":      {fmt.Errorf("%w: %w", errPlain, &typed{}), "*sdktest.typed"},
+	"typed, joined":       {fmt.Errorf("load 42: %w", errors.Join(errPlain, &typed{})), "*sdktest.typed"},
 	"named":               {fmt.Errorf("load 42: %w", named{}), "locked"},
 	"typed":               {fmt.Errorf("load 42: %w", &typed{}), "*sdktest.typed"},
 	"end of file":         {fmt.Errorf("read 42: %w", io.EOF), "eof"},
