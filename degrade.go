@@ -71,6 +71,17 @@ func (m Mode) String() string {
 // MarshalText writes a mode as String does.
 func (m Mode) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
 
+// UnmarshalText reads what MarshalText writes, for programs that read the health or the statistics of another.
+func (m *Mode) UnmarshalText(text []byte) error {
+	for _, mode := range []Mode{ModeTracking, ModeBroadcast, ModeTTL, ModeOff} {
+		if string(text) == mode.String() {
+			*m = mode
+			return nil
+		}
+	}
+	return fmt.Errorf("nearcache: %q is no Mode", text)
+}
+
 // NoLocal as Options.DegradedTTL turns L1 off where there is no tracking.
 const NoLocal time.Duration = -1
 

@@ -433,6 +433,10 @@ func TestDegradeOptions(t *testing.T) {
 		if got := mode.String(); got != name {
 			t.Errorf("%q, want %q", got, name)
 		}
+		var read nearcache.Mode
+		if err := read.UnmarshalText([]byte(name)); mode <= nearcache.ModeOff && (err != nil || read != mode) || mode > nearcache.ModeOff && err == nil {
+			t.Errorf("%q is read as %v, %v", name, read, err)
+		}
 	}
 	if nearcache.RequireTracking.String() != "RequireTracking" || nearcache.Degrade.String() != "Degrade" {
 		t.Error("names of policies")
