@@ -7,6 +7,8 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -50,6 +52,7 @@ func start(t *testing.T, o options) (url string) {
 		line, err := lines.ReadString('\n')
 		check(t, err)
 		if match := regexp.MustCompile(`^live: (\S+)\n$`).FindStringSubmatch(line); match != nil {
+			go func() { _, _ = io.Copy(io.Discard, lines) }() // it may have more to say
 			return match[1]
 		}
 	}
@@ -197,5 +200,42 @@ func TestPlain(t *testing.T) {
 		if got := plain(reason); got != want {
 			t.Errorf("%q: %q, want %q", reason, got, want)
 		}
+	}
+}
+
+// The program that shows pages is asked to show this one; where there is none, the page is served all the same.
+func TestOpensABrowser(t *testing.T) {
+	bin := t.TempDir()
+	asked := filepath.Join(bin, "asked")
+	for _, name := range []string{"xdg-open", "open"} {
+		check(t, os.WriteFile(filepath.Join(bin, name), []byte("#!/bin/sh\necho \"$1\" > "+asked+"\n"), 0o700)) //nolint:gosec // it is to be run
+	}
+	t.Setenv("PATH", bin+string(os.PathListSeparator)+os.Getenv("PATH"))
+	url := start(t, options{open: true, writes: time.Hour})
+	deadline := time.After(patience)
+	for {
+		if text, err := os.ReadFile(asked); err == nil && len(text) > 0 { //nolint:gosec // the test's own file
+			if got := strings.TrimSpace(string(text)); got != url {
+				t.Errorf("%q was shown and not %q", got, url)
+			}
+			break
+		}
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-deadline:
+			t.Fatal("no page was shown")
+		}
+	}
+}
+
+func TestWithoutABrowser(t *testing.T) {
+	server := redistest.Start(t, redistest.Config{})
+	t.Setenv("PATH", t.TempDir())
+	url := start(t, options{open: true, writes: time.Hour, redis: server.Addr()})
+	response, err := http.Get(url) //nolint:gosec,noctx // our own page
+	check(t, err)
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		t.Errorf("the page is answered with %s", response.Status)
 	}
 }
