@@ -228,7 +228,7 @@ func (r *remote) ask(ctx context.Context, redis rueidis.Client, batch []*fetchin
 	commands := make(rueidis.Commands, 0, 1+len(batch))
 	commands = append(commands, redis.B().Mget().Key(keys...).Build())
 	for _, key := range keys {
-		commands = append(commands, redis.B().Pttl().Key(key).Build())
+		commands = append(commands, redis.B().Arbitrary("PTTL").Args(key).Build()) // Args, because Keys hashes the key for its slot
 	}
 	results := redis.DoMulti(ctx, commands...)
 	values, err := results[0].ToArray()

@@ -123,7 +123,8 @@ func hits(ctx context.Context, server *redistest.Server, rounds int) ([]row, err
 		atLeast("rueidis DoCache hit, against a hit", ratio(one["rueidis DoCache"], near), 2.5, ""),
 		atLeast("the same with JSON decoded", ratio(one["rueidis DoCache + JSON"], near), 15, ""),
 		atLeast("go-redis client-side cache hit, against a hit", ratio(one["go-redis client-side cache"], near), 8, ""),
-		atMost("two goroutines: loss of scaling, against ristretto's",
+		atMost("two goroutines: loss of scaling, against ristretto's", ratio(two["nearcache"], near)/ratio(two["ristretto"], one["ristretto"]), 1.1, ""),
+		atMost("two goroutines: the same, against ristretto's with TTL",
 			ratio(two["nearcache"], near)/ratio(two["ristretto with TTL"], one["ristretto with TTL"]), 1.1, ""),
 		row{"allocations of a hit", fmt.Sprintf("%.2f", allocations(contenders[0])), "0", allocations(contenders[0]) < 0.01},
 	), nil
