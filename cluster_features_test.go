@@ -66,7 +66,7 @@ func (n *clusterNode) held(t *testing.T, full string) (string, bool) {
 // Each feature works on keys of all shards at once, on two nodes.
 func TestClusterFeatures(t *testing.T) {
 	t.Parallel()
-	n := startCluster(t, redistest.ClusterConfig{Replicas: -1}, func(o *nearcache.Options) { o.RemoteTimeout = slow })
+	n := startCluster(t, redistest.ClusterConfig{Replicas: -1}, func(o *nearcache.Options) { o.RemoteTimeout, o.SettleFills = slow, true })
 	options := optionsAt("")
 	options.Redis.InitAddress = n.Addresses()
 	other := open(t, options)
