@@ -11,7 +11,8 @@ import (
 
 // An Explanation says where an item lives and why. It is for people: to print, or to look at in a debugger.
 type Explanation struct {
-	Key    string // in Redis
+	Key    string   // in Redis
+	Tags   []string // the item's, in a Tagged
 	Local  LocalExplanation
 	Remote RemoteExplanation
 	Link   LinkStats
@@ -107,6 +108,9 @@ func (e Explanation) String() string {
 		fmt.Fprintf(&b, "; a load holds the lease (%s)", lifeText(e.Remote.TTL))
 	default:
 		b.WriteString("; Redis has nothing")
+	}
+	if len(e.Tags) > 0 {
+		fmt.Fprintf(&b, "; tagged %q", e.Tags)
 	}
 	if e.LastInvalidation != nil {
 		fmt.Fprintf(&b, "; last evicted %v ago (%v)", time.Since(e.LastInvalidation.At), e.LastInvalidation.Cause)

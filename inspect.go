@@ -100,13 +100,14 @@ func (e Explanation) MarshalJSON() ([]byte, error) {
 	}
 	out := struct {
 		Key              string    `json:"key"`
+		Tags             []string  `json:"tags,omitempty"`
 		Tier             string    `json:"tier"`
 		Local            *local    `json:"local"` // null if L1 has nothing
 		Remote           remote    `json:"remote"`
 		Link             LinkStats `json:"link"` // of the shard, by the address of its server
 		LastInvalidation *event    `json:"last_invalidation,omitempty"`
 		LastRejection    *event    `json:"last_rejection,omitempty"`
-	}{Key: e.Key, Tier: e.Tier(), Link: e.Link, Remote: remote{Holds: "nothing", Bytes: e.Remote.Bytes, TTL: e.Remote.TTL}}
+	}{Key: e.Key, Tags: e.Tags, Tier: e.Tier(), Link: e.Link, Remote: remote{Holds: "nothing", Bytes: e.Remote.Bytes, TTL: e.Remote.TTL}}
 	if e.Local.Present {
 		left := time.Duration(-1)
 		if e.Local.Deadline != localcache.Never {
