@@ -176,7 +176,7 @@ func (d *direct) look(ctx context.Context, keys []int, commands rueidis.Commands
 		value, err := results[2*i].ToString()
 		switch {
 		case rueidis.IsRedisNil(err):
-			if classOf(key) != sourced { // of such it says nothing about the source
+			if !atSource(key) { // of such it says nothing about the source
 				d.reader.Missing(key, began, ended)
 			}
 		case err != nil:

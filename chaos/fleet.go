@@ -75,7 +75,7 @@ func startFleet(ctx context.Context, seed uint64, onViolation func(oracle.Violat
 	})
 	f.oracle = oracle.New(oracle.Options{
 		Keys: keyCount, Nodes: len(nodeConfigs), Retain: retain,
-		Sourced:     func(key int) bool { return classOf(key) == sourced },
+		Sourced:     atSource,
 		OnViolation: onViolation,
 		Sample:      oracle.Sampling{Keys: sampledKeys, Reads: 48, Take: f.orders.Offer},
 	})

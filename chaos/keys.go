@@ -19,6 +19,7 @@ const (
 	plain     class = iota // Redis is the truth, and nothing ends by itself
 	expiring               // Redis is the truth, and values live for a second or three
 	sourced                // a source behind a loader is the truth
+	tagged                 // as sourced, invalidated by tags, of which eight keys each share one
 	commanded              // as plain and expiring, read by DoCache alone
 	classes
 )
@@ -28,9 +29,9 @@ const keySpace = "chaos:"
 
 // The keys of the oracle are those of the classes, one after the other.
 var (
-	classNames  = [classes]string{"plain", "expiring", "sourced", "commanded"}
-	classCounts = [classes]int{2048, 256, 1024, 512}
-	keyCount    = classCounts[plain] + classCounts[expiring] + classCounts[sourced] + classCounts[commanded]
+	classNames  = [classes]string{"plain", "expiring", "sourced", "tagged", "commanded"}
+	classCounts = [classes]int{2048, 256, 1024, 256, 512}
+	keyCount    = classCounts[plain] + classCounts[expiring] + classCounts[sourced] + classCounts[tagged] + classCounts[commanded]
 )
 
 func (c class) prefix() string { return keySpace + classNames[c] + ":" }
@@ -157,6 +158,17 @@ func (p *picker) class() class {
 		return plain
 	case n < 21:
 		return expiring
+	case n < 24:
+		return tagged
 	}
 	return sourced
+}
+
+// atSource reports whether a source is the truth of a key.
+func atSource(key int) bool { return classOf(key) == sourced || classOf(key) == tagged }
+
+// tagOf returns the tag of a tagged key.
+func tagOf(name string) string {
+	key, _ := strconv.Atoi(name)
+	return "tag " + strconv.Itoa(key/8)
 }

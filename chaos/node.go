@@ -43,10 +43,20 @@ type node struct {
 	nodeConfig
 	client *nearcache.Client
 	redis  rueidis.Client // on the same L1
-	caches [classes]*nearcache.Cache[*item]
+	caches [classes]cache
+	tagged *nearcache.Tagged[*item] // the one of its class
 
 	failedReads atomic.Uint64
 	slowest     atomic.Int64 // the longest read, in nanoseconds
+}
+
+// A cache is what a Cache and a Tagged have in common.
+type cache interface {
+	Get(ctx context.Context, key string, options ...nearcache.ReadOption) (*item, error)
+	GetMany(ctx context.Context, keys []string, options ...nearcache.ReadOption) (map[string]*item, error)
+	Set(ctx context.Context, key string, value *item, options ...nearcache.WriteOption) error
+	Delete(ctx context.Context, key string) error
+	DeleteMany(ctx context.Context, keys []string) error
 }
 
 // remoteTimeout is short, so that a black hole costs a reader little.
@@ -82,28 +92,27 @@ func openNode(ctx context.Context, config nodeConfig, login *credentials, source
 	if n.client, err = nearcache.Open(ctx, options); err != nil {
 		return nil, err
 	}
+	load := func(c class) func(context.Context, string) (*item, error) {
+		return func(ctx context.Context, name string) (*item, error) {
+			key, err := keyOf(c, name)
+			if err != nil {
+				return nil, err
+			}
+			version, err := source.version(ctx, key)
+			switch {
+			case err != nil:
+				return nil, err
+			case version == 0:
+				return nil, nearcache.ErrNotFound
+			}
+			return &item{key: key, version: version, made: oracle.Now()}, nil
+		}
+	}
 	configs := [classes]nearcache.Config[*item]{
 		plain:    {TTL: longLife},
 		expiring: {TTL: expiringLife},
-		sourced: {
-			TTL:         sourcedLife,
-			NegativeTTL: negativeLife,
-			LoadTimeout: loadTimeout,
-			Load: func(ctx context.Context, name string) (*item, error) {
-				key, err := keyOf(sourced, name)
-				if err != nil {
-					return nil, err
-				}
-				version, err := source.version(ctx, key)
-				switch {
-				case err != nil:
-					return nil, err
-				case version == 0:
-					return nil, nearcache.ErrNotFound
-				}
-				return &item{key: key, version: version, made: oracle.Now()}, nil
-			},
-		},
+		sourced:  {TTL: sourcedLife, NegativeTTL: negativeLife, LoadTimeout: loadTimeout, Load: load(sourced)},
+		tagged:   {TTL: sourcedLife, NegativeTTL: negativeLife, LoadTimeout: loadTimeout, Load: load(tagged)},
 	}
 	if config.Verify {
 		// Whatever a cache may have on at once, but for FailSafe, which no bound holds for.
@@ -115,7 +124,13 @@ func openNode(ctx context.Context, config nodeConfig, login *credentials, source
 	}
 	for c := range classes {
 		configs[c].Name, configs[c].Prefix, configs[c].Codec = classNames[c], c.prefix(), codec
-		if n.caches[c], err = nearcache.New(n.client, configs[c]); err != nil {
+		if c == tagged {
+			n.tagged, err = nearcache.NewTagged(n.client, configs[c], func(key string) []string { return []string{tagOf(key)} })
+			n.caches[c] = n.tagged
+		} else {
+			n.caches[c], err = nearcache.New(n.client, configs[c])
+		}
+		if err != nil {
 			return nil, errors.Join(err, n.client.Close(ctx))
 		}
 	}

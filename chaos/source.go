@@ -26,7 +26,7 @@ type memorySource struct {
 }
 
 func newMemorySource() *memorySource {
-	return &memorySource{versions: make([]atomic.Uint64, classCounts[sourced])}
+	return &memorySource{versions: make([]atomic.Uint64, classCounts[sourced]+classCounts[tagged])}
 }
 
 func (s *memorySource) commit(key int, version uint64) {

@@ -61,6 +61,27 @@ func (w *writers) run(ctx context.Context, seed uint64) {
 				w.atSource(ctx, key, pick)
 			}
 		})
+		repeat(300+uint64(i), 40*time.Millisecond, func(ctx context.Context, pick *picker) {
+			key := pick.any(tagged)
+			key += i - (key-tagged.first())%sourceWriters
+			if key >= tagged.first() && key < tagged.first()+classCounts[tagged] {
+				w.byTag(ctx, key, pick)
+			}
+		})
+	}
+}
+
+// byTag changes an item in the source and then invalidates its tag, until that is acknowledged.
+func (w *writers) byTag(ctx context.Context, key int, pick *picker) {
+	n := w.nodes[pick.rng.IntN(len(w.nodes))]
+	change := oracle.Change{Absent: pick.rng.IntN(8) == 0}
+	for _, write := range w.begin(n.ID, change, key) {
+		version := write.Version()
+		if change.Absent {
+			version = 0
+		}
+		w.source.commit(key, version)
+		w.end(write, untilAcknowledged(ctx, func(ctx context.Context) error { return n.tagged.InvalidateTag(ctx, tagOf(keyNames[key])) }))
 	}
 }
 
@@ -227,19 +248,24 @@ func (w *writers) atSource(ctx context.Context, key int, pick *picker) {
 	}
 }
 
-// invalidate removes a sourced key from Redis. It tries again until it has succeeded: removing twice does no harm. After a while it
-// gives up, and the key stays as it is until the writer comes by again.
+// invalidate removes a sourced key from Redis.
 func (w *writers) invalidate(ctx context.Context, by int, n *node, key int) error {
+	return untilAcknowledged(ctx, func(ctx context.Context) error {
+		if by == oracle.Outside {
+			return w.redis.Do(ctx, w.redis.B().Del().Key(fullNames[key]).Build()).Error()
+		}
+		return n.caches[sourced].Delete(ctx, keyNames[key])
+	})
+}
+
+// untilAcknowledged tries until it has succeeded: invalidating twice does no harm. After a while it gives up, and the key stays as it is
+// until the writer comes by again.
+func untilAcknowledged(ctx context.Context, try func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for {
 		attempt, cancel := context.WithTimeout(ctx, writeTimeout)
-		var err error
-		if by == oracle.Outside {
-			err = w.redis.Do(attempt, w.redis.B().Del().Key(fullNames[key]).Build()).Error()
-		} else {
-			err = n.caches[sourced].Delete(attempt, keyNames[key])
-		}
+		err := try(attempt)
 		cancel()
 		if err == nil || ctx.Err() != nil {
 			return err
@@ -255,7 +281,7 @@ func (w *writers) restock(ctx context.Context) error {
 
 // fill gives every key a first value, except that the expiring ones wait for their writers.
 func (w *writers) fill(ctx context.Context) error {
-	for i := range classCounts[sourced] {
+	for i := range classCounts[sourced] + classCounts[tagged] {
 		for _, write := range w.begin(oracle.Outside, oracle.Change{}, sourced.first()+i) {
 			w.source.commit(write.Key(), write.Version())
 			w.end(write, nil) // Redis holds nothing that would have to go
