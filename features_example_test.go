@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -464,6 +465,58 @@ func ExampleSkipLocal() {
 
 	// Output:
 	// Ada <nil>
+}
+
+// Everything of one tenant is forgotten by one write, on all nodes.
+func ExampleTagged() {
+	server := startRedis()
+	defer server.Close()
+	ctx := context.Background()
+	client, err := nearcache.Open(ctx, nearcache.Options{Redis: server.ClientOption(), Prefixes: []string{"order:"}, RemoteTimeout: 10 * time.Second})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close(ctx)
+
+	queries := 0
+	orders, err := nearcache.NewTagged(client, nearcache.Config[string]{
+		Name: "orders", Prefix: "order:",
+		Load: func(_ context.Context, key string) (string, error) {
+			queries++
+			return fmt.Sprintf("order %s, as query %d found it", key, queries), nil
+		},
+	}, func(key string) []string { // of "7/1001": the tenant 7
+		tenant, _, _ := strings.Cut(key, "/")
+		return []string{"tenant:" + tenant}
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	show := func(keys ...string) {
+		for _, key := range keys {
+			order, err := orders.Get(ctx, key)
+			if err != nil {
+				log.Fatal(err)
+			}
+			fmt.Println(order)
+		}
+	}
+	show("7/1001", "8/2001")
+	if err := orders.InvalidateTag(ctx, "tenant:7"); err != nil {
+		log.Fatal(err)
+	}
+	show("7/1001", "8/2001")
+	if err := orders.InvalidateAll(ctx); err != nil {
+		log.Fatal(err)
+	}
+	show("8/2001")
+
+	// Output:
+	// order 7/1001, as query 1 found it
+	// order 8/2001, as query 2 found it
+	// order 7/1001, as query 3 found it
+	// order 8/2001, as query 2 found it
+	// order 8/2001, as query 4 found it
 }
 
 // The tenant is a part of the key: one cache, one tracked prefix, for all of them.

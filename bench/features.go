@@ -79,6 +79,22 @@ func features(ctx context.Context, server *redistest.Server, rounds int) ([]row,
 			}
 		}}
 	}
+	client, _, err := open(ctx, server, 0, nearcache.Config[*product]{})
+	if err != nil {
+		return nil, err
+	}
+	defer client.Close(ctx)
+	tagged, err := warmTagged(ctx, client, ids)
+	if err != nil {
+		return nil, err
+	}
+	contenders = append(contenders, contender{"an item of a Tagged, with one tag", func(worker, count int) {
+		for i := range count {
+			if p, err := tagged.Get(ctx, ids[(i+worker*n/2)&(n-1)]); err != nil || p.Name == "" {
+				panic(err)
+			}
+		}
+	}})
 	medians := race(contenders, 1, rounds)
 	plain := medians[cases[0].name]
 	rows := []row{{what: "a hit with nothing set", figure: thousandths(plain)}}
@@ -90,5 +106,39 @@ func features(ctx context.Context, server *redistest.Server, rounds int) ([]row,
 		}
 		rows = append(rows, r)
 	}
-	return rows, nil
+	last := contenders[len(contenders)-1]
+	return append(rows, row{what: last.name, figure: fmt.Sprintf("%+.1f ns, %.2f allocations", float64(medians[last.name]-plain)/1000, allocations(last))}), nil
+}
+
+// warmTagged returns a cache with one tag for each sixteen items, all of which L1 serves.
+func warmTagged(ctx context.Context, client *nearcache.Client, ids []string) (*nearcache.Tagged[*product], error) {
+	tags := make(map[string][]string, len(ids))
+	items := make(map[string]*product, len(ids))
+	for i, id := range ids {
+		tags[id] = []string{fmt.Sprint("tag ", i/16)}
+		items[id] = &product{ID: i, Name: "a thing of use"}
+	}
+	tagged, err := nearcache.NewTagged(client, nearcache.Config[*product]{Name: "tagged", Prefix: prefix + "tagged:"}, func(key string) []string { return tags[key] })
+	if err != nil {
+		return nil, err
+	}
+	if err := tagged.SetMany(ctx, items); err != nil {
+		return nil, err
+	}
+	hits := func() uint64 {
+		caches := client.Stats().Caches
+		return caches["tagged"].LocalHits + caches["tagged tags"].LocalHits
+	}
+	for range 50 {
+		before := hits()
+		for _, id := range ids {
+			if _, err := tagged.Get(ctx, id); err != nil {
+				return nil, err
+			}
+		}
+		if hits()-before == uint64(3*len(ids)) { // the item, its tag, and what stands for all
+			return tagged, nil
+		}
+	}
+	return nil, errors.New("L1 does not hold the tagged products")
 }
