@@ -26,6 +26,7 @@ type nodeConfig struct {
 	StaleLimit time.Duration // 0, or how stale the node serves while its link is down
 	MaxBytes   int64
 	Verify     bool // the library compares what it serves with Redis, and writes canaries
+	Ahead      bool // sourced and tagged items are refreshed before their end, and loaded several at a time
 	Wires      wires
 }
 
@@ -114,8 +115,26 @@ func openNode(ctx context.Context, config nodeConfig, login *credentials, source
 		sourced:  {TTL: sourcedLife, NegativeTTL: negativeLife, LoadTimeout: loadTimeout, Load: load(sourced)},
 		tagged:   {TTL: sourcedLife, NegativeTTL: negativeLife, LoadTimeout: loadTimeout, Load: load(tagged)},
 	}
+	if config.Ahead {
+		for _, c := range []class{sourced, tagged} {
+			configs[c].RefreshAhead, configs[c].LocalTTL = 0.5, sourcedLife/2
+			configs[c].LoadMany = func(ctx context.Context, names []string) (map[string]*item, error) {
+				items := make(map[string]*item, len(names))
+				for _, name := range names {
+					one, err := configs[c].Load(ctx, name)
+					if err != nil && !errors.Is(err, nearcache.ErrNotFound) {
+						return nil, err
+					}
+					if err == nil {
+						items[name] = one
+					}
+				}
+				return items, nil
+			}
+		}
+	}
 	if config.Verify {
-		// Whatever a cache may have on at once, but for FailSafe, which no bound holds for.
+		// Whatever else a cache may have on at once, but for FailSafe, which no bound holds for.
 		all := &configs[sourced]
 		all.Jitter, all.StaleWhileRevalidate, all.RefreshInvalidated, all.MaxValueBytes = 0.2, sourcedLife, 1000, 1<<20
 		all.Shadow = nearcache.Shadow{SampleRate: 0.01, MaxPerSecond: 50}
