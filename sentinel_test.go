@@ -208,3 +208,31 @@ func TestSentinelsAreFound(t *testing.T) {
 	check(t, n.Failover(t.Context()))
 	n.settles(t, "k", "after", n.write(t, "k", "after"), patience)
 }
+
+// A user without the right to track is degraded behind sentinels as anywhere else, stays so on the next primary, and is no more once it has it.
+func TestSentinelDegraded(t *testing.T) {
+	t.Parallel()
+	n := &sentinelNode{Sentinel: redistest.StartSentinel(t, redistest.SentinelConfig{
+		Server: redistest.Config{Users: []string{"poor on >secret ~* &* +@all -client|tracking"}},
+	})}
+	options := sentinelOptions(n.Sentinel)
+	options.Redis.Username, options.Redis.Password = "poor", "secret"
+	degrading(&options, time.Minute)
+	n.client = open(t, options)
+	n.cache = stringCache(t, n.client, nil)
+	awaitMode(t, n.client, nearcache.ModeTTL)
+	old := n.primary(t)
+	check(t, n.Failover(t.Context()))
+	eventually(t, "the link is to the new primary", func() bool {
+		links := n.client.Stats().Links
+		return len(links) == 1 && links[0].Server != old.Addr()
+	})
+	awaitMode(t, n.client, nearcache.ModeTTL)
+	n.write(t, "k", "v")
+	want(t, n.cache, "k", "v", nearcache.Fresh())
+	for _, s := range n.Servers {
+		s.Do(t, "ACL", "SETUSER", "poor", "+client|tracking")
+	}
+	awaitMode(t, n.client, nearcache.ModeTracking)
+	n.lives(t)
+}
