@@ -29,9 +29,9 @@ patterns: ## compare ways to tell other nodes of a change, and write the table o
 	@scripts/install redis-server rabbitmq-server
 	@cd examples && go run ./patterns -docs ../docs
 
-chaos: ## readers, writers and faults, every read judged: DURATION (default 1m), SEED (default: a random one)
+chaos: ## readers, writers and faults, every read judged: DURATION (default 1m), SEED (default: a random one), TOPOLOGY (single, cluster, sentinel)
 	@scripts/install redis-server
-	@cd chaos && go run . -duration $(or $(DURATION),1m) -seed $(or $(SEED),0)
+	@cd chaos && go run . -topology $(or $(TOPOLOGY),single) -duration $(or $(DURATION),1m) -seed $(or $(SEED),0)
 
 mutants: ## run caches that are broken on purpose under the same judge, to see each of them caught
 	@scripts/install redis-server

@@ -24,6 +24,12 @@
 //
 // The schedule is a function of the seed alone: print it with -schedule. Which step of the library a fault meets is not.
 //
+// # Several servers
+//
+//	go run ./chaos -topology cluster
+//
+// and sentinel run three nodes on a Redis Cluster or behind Sentinel, and do to them what topology.go lists, one after the other.
+//
 // # The oracle's own test
 //
 //	go run ./chaos -mutant all
@@ -55,15 +61,12 @@ func main() {
 	}
 	duration := flag.Duration("duration", time.Minute, "how long faults are done")
 	seed := flag.Uint64("seed", 0, "decides the faults and when they happen; 0 takes a random one, which is printed")
-	topology := flag.String("topology", "single", `what stands behind the nodes: "single" is one server`)
+	topology := flag.String("topology", "single", `what stands behind the nodes: "single" is one server; "cluster" and "sentinel" are several, whose keys change hands`)
 	broken := flag.String("mutant", "", `run broken caches in place of the library: "all", or the name of one`)
 	plan := flag.Bool("schedule", false, "print the faults of the seed and exit")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		exitOn(fmt.Errorf("chaos: %q is no flag", flag.Arg(0)))
-	}
-	if *topology != "single" {
-		exitOn(fmt.Errorf("chaos: -topology is %q: it must be single", *topology))
 	}
 	if *duration <= 0 {
 		exitOn(fmt.Errorf("chaos: -duration is %v: it must be positive", *duration))
@@ -86,7 +89,13 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	kept, err := run(ctx, *seed, rounds)
+	var kept bool
+	var err error
+	if *topology == "single" {
+		kept, err = run(ctx, *seed, rounds)
+	} else {
+		kept, err = runTopology(ctx, *topology, *seed, *duration)
+	}
 	exitOn(err)
 	if !kept {
 		os.Exit(exitBroken)
