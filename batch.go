@@ -226,7 +226,7 @@ func (c *Cache[V]) callLoadMany(ctx context.Context, keys []string) []loadedItem
 	return items
 }
 
-// splitKeyErrors sorts what LoadMany returned: failures of single keys, and what else went wrong, for all the others.
+// splitKeyErrors sorts what LoadMany or GetMany returned: failures of single keys, and what else went wrong, for all the others.
 func splitKeyErrors(err error, byKey map[string]error) (others error) {
 	switch e := err.(type) { //nolint:errorlint // a wrapped one would lose what it is wrapped in
 	case nil:

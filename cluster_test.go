@@ -55,6 +55,7 @@ func (n *clusterNode) write(t *testing.T, key, value string) time.Time {
 // hold has L1 serve a value that the outsider wrote.
 func (n *clusterNode) hold(t *testing.T, key, value string) {
 	n.settles(t, key, value, n.write(t, key, value))
+	warm(t, n.cache, key, value)
 }
 
 func (n *clusterNode) slotOf(t *testing.T, key string) int {

@@ -1,6 +1,7 @@
 package nearcache
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/base64"
@@ -117,7 +118,7 @@ func byKeyAlone[V any](config Config[V]) Config[V] {
 			for key, value := range values {
 				placed[rename(key)] = value
 			}
-			return placed, renameKeys(err, rename)
+			return placed, errors.Join(renameKeys(err, rename)...)
 		}
 	}
 	return config
@@ -248,40 +249,60 @@ func boundsOf(options []ReadOption) []ReadOption {
 	})
 }
 
-// places is place for several items, with a round trip for all tags that L1 does not know.
-func (t *Tagged[V]) places(ctx context.Context, keys []string, options ...ReadOption) ([]string, error) {
+// places is place for several items, with a round trip for all tags that L1 does not know. failures says of each item why it has no place, or nil.
+func (t *Tagged[V]) places(ctx context.Context, keys []string, options ...ReadOption) (places []string, failures []error) {
+	places, failures = make([]string, len(keys)), make([]error, len(keys))
 	names := []string{everything}
 	tagsOf := make([][]string, len(keys))
 	for i, key := range keys {
-		tags, err := t.tagsOf(key)
-		if err != nil {
-			return nil, err
-		}
-		tagsOf[i] = tags
-		names = append(names, tags...)
+		tagsOf[i], failures[i] = t.tagsOf(key)
+		names = append(names, tagsOf[i]...)
 	}
 	slices.Sort(names)
 	names = slices.Compact(names)
 	found, err := t.generations.GetMany(ctx, names, options...)
-	if err != nil {
-		return nil, err
-	}
+	failed := make(map[string]error)
+	_ = splitKeyErrors(err, failed) // GetMany has no other errors
 	for _, name := range names {
-		if _, ok := found[name]; !ok {
-			if found[name], err = t.generation(ctx, name, options...); err != nil {
-				return nil, err
-			}
+		if _, ok := found[name]; ok || failed[name] != nil {
+			continue
 		}
+		found[name], failed[name] = t.generation(ctx, name, options...)
 	}
-	places := make([]string, len(keys))
 	for i, key := range keys {
 		sum := found[everything]
+		failures[i] = cmp.Or(failures[i], failed[everything])
 		for _, name := range tagsOf[i] {
 			sum.add(found[name])
+			failures[i] = cmp.Or(failures[i], failed[name])
 		}
 		places[i] = placeOf(sum, key)
 	}
-	return places, nil
+	return places, failures
+}
+
+// withPlace returns the places of the items that have one, and a KeyError for each of the others.
+func withPlace(keys, places []string, failures []error) (placed []string, failed []error) {
+	for i, failure := range failures {
+		if failure == nil {
+			placed = append(placed, places[i])
+		} else {
+			failed = append(failed, &KeyError{Key: keys[i], Err: failure})
+		}
+	}
+	return placed, failed
+}
+
+// placesToWrite is places and withPlace for a writer, who writes nothing if a key or tag cannot be.
+func (t *Tagged[V]) placesToWrite(ctx context.Context, keys []string) (placed []string, failed []error, err error) {
+	places, failures := t.places(ctx, keys, Fresh())
+	for _, failure := range failures {
+		if errors.Is(failure, ErrInvalidKey) {
+			return nil, nil, failure
+		}
+	}
+	placed, failed = withPlace(keys, places, failures)
+	return placed, failed, nil
 }
 
 // away gives readers a generation while Redis does not answer: one for all who come within a while, so that they share loads, and never the same
@@ -361,23 +382,22 @@ func (t *Tagged[V]) GetItem(ctx context.Context, key string, options ...ReadOpti
 
 // GetMany is [Cache.GetMany].
 func (t *Tagged[V]) GetMany(ctx context.Context, keys []string, options ...ReadOption) (map[string]V, error) {
-	places, err := t.places(ctx, keys, boundsOf(options)...)
-	if errors.Is(err, ErrUnavailable) && t.items.loads() {
-		places, err = make([]string, len(keys)), nil
+	places, failures := t.places(ctx, keys, boundsOf(options)...)
+	if t.items.loads() {
 		g := t.away.generation(len(options) == 0)
 		for i, key := range keys {
-			places[i] = placeOf(g, key)
+			if errors.Is(failures[i], ErrUnavailable) {
+				places[i], failures[i] = placeOf(g, key), nil
+			}
 		}
 	}
-	if err != nil {
-		return nil, err
-	}
+	places, failed := withPlace(keys, places, failures)
 	found, err := t.items.GetMany(ctx, places, options...)
 	items := make(map[string]V, len(found))
 	for place, value := range found {
 		items[keyIn(place)] = value
 	}
-	return items, renameKeys(err, keyIn)
+	return items, errors.Join(append(failed, renameKeys(err, keyIn)...)...)
 }
 
 // Set is [Cache.Set].
@@ -395,15 +415,15 @@ func (t *Tagged[V]) SetMany(ctx context.Context, items map[string]V, options ...
 	for key := range items {
 		keys = append(keys, key)
 	}
-	places, err := t.places(ctx, keys, Fresh())
+	places, failed, err := t.placesToWrite(ctx, keys)
 	if err != nil {
 		return err
 	}
-	placed := make(map[string]V, len(items))
-	for i, place := range places {
-		placed[place] = items[keys[i]]
+	placed := make(map[string]V, len(places))
+	for _, place := range places {
+		placed[place] = items[keyIn(place)]
 	}
-	return renameKeys(t.items.SetMany(ctx, placed, options...), keyIn)
+	return errors.Join(append(failed, renameKeys(t.items.SetMany(ctx, placed, options...), keyIn)...)...)
 }
 
 // Update is [Cache.Update].
@@ -436,11 +456,11 @@ func (t *Tagged[V]) Delete(ctx context.Context, key string) error {
 
 // DeleteMany is [Cache.DeleteMany].
 func (t *Tagged[V]) DeleteMany(ctx context.Context, keys []string) error {
-	places, err := t.places(ctx, keys, Fresh())
+	places, failed, err := t.placesToWrite(ctx, keys)
 	if err != nil {
 		return err
 	}
-	return renameKeys(t.items.DeleteMany(ctx, places), keyIn)
+	return errors.Join(append(failed, renameKeys(t.items.DeleteMany(ctx, places), keyIn)...)...)
 }
 
 // Warm is [Cache.Warm]. It ends at a key whose tags cannot be known.
@@ -454,7 +474,7 @@ func (t *Tagged[V]) Warm(ctx context.Context, keys iter.Seq[string], options Bul
 			}
 		}
 	}, options)
-	return errors.Join(failed, renameKeys(err, keyIn))
+	return errors.Join(append(renameKeys(err, keyIn), failed)...)
 }
 
 // Explain is [Cache.Explain], with the item's tags.
@@ -469,16 +489,20 @@ func (t *Tagged[V]) Explain(ctx context.Context, key string) Explanation {
 }
 
 // renameKeys gives each KeyError among joined ones the key that its reader knows.
-func renameKeys(err error, rename func(string) string) error {
+func renameKeys(err error, rename func(string) string) []error {
 	switch e := err.(type) { //nolint:errorlint // a wrapped one would lose what it is wrapped in
+	case nil:
+		return nil
 	case *KeyError:
-		return &KeyError{Key: rename(e.Key), Err: e.Err}
+		return []error{&KeyError{Key: rename(e.Key), Err: e.Err}}
 	case interface{ Unwrap() []error }:
-		joined := slices.Clone(e.Unwrap())
-		for i := range joined {
-			joined[i] = renameKeys(joined[i], rename)
+		var renamed []error
+		for _, joined := range e.Unwrap() {
+			renamed = append(renamed, renameKeys(joined, rename)...)
 		}
-		return errors.Join(joined...)
+		if slices.ContainsFunc(renamed, func(err error) bool { _, ok := err.(*KeyError); return ok }) { //nolint:errorlint // as above
+			return renamed
+		}
 	}
-	return err
+	return []error{err}
 }

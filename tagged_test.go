@@ -211,6 +211,26 @@ func TestLostGenerationsBringNothingBack(t *testing.T) {
 	if got, err := tagged.Get(t.Context(), "7/1", nearcache.Fresh()); err == nil {
 		t.Errorf("with a generation that is none: %q", got)
 	}
+	wantTagged(t, tagged, "8/1", "2 8/1")
+	onlyOne := func(err error) {
+		t.Helper()
+		if failures := keyErrors(t, err); len(failures) != 1 || failures["7/1"] == nil {
+			t.Errorf("of two keys, one with a generation that is none: %v", err)
+		}
+	}
+	items, err := tagged.GetMany(t.Context(), []string{"7/1", "8/1"}, nearcache.Fresh())
+	onlyOne(err)
+	if !maps.Equal(items, map[string]string{"8/1": "2 8/1"}) {
+		t.Errorf("got %v", items)
+	}
+	onlyOne(tagged.SetMany(t.Context(), map[string]string{"7/1": "set", "8/1": "set"}))
+	wantTagged(t, tagged, "8/1", "set")
+	onlyOne(tagged.DeleteMany(t.Context(), []string{"7/1", "8/1"}))
+	wantTagged(t, tagged, "8/1", "2 8/1")
+	if err := tagged.SetMany(t.Context(), map[string]string{"": "set", "8/1": "set"}); !errors.Is(err, nearcache.ErrInvalidKey) {
+		t.Errorf("with a key that is none: %v", err)
+	}
+	wantTagged(t, tagged, "8/1", "2 8/1")
 	check(t, tagged.InvalidateTag(t.Context(), "tenant:7"))
 	wantTagged(t, tagged, "7/1", "2 7/1", nearcache.Fresh())
 }

@@ -328,8 +328,11 @@ func (f *fleet) restoreUser(ctx context.Context) error {
 	return f.do(ctx, "ACL", "SETUSER", nodeUser, "reset", "on", ">"+f.login.get(), "~*", "&*", "+@all")
 }
 
-func (f *fleet) killLinks(ctx context.Context) error {
-	list, err := f.server.Command(ctx, "CLIENT", "LIST").ToString()
+func (f *fleet) killLinks(ctx context.Context) error { return killClients(ctx, f.server, "t") }
+
+// killClients cuts the connections of a server's clients whose flags hold a letter, or of all.
+func killClients(ctx context.Context, server *redistest.Server, flag string) error {
+	list, err := server.Command(ctx, "CLIENT", "LIST", "TYPE", "normal").ToString()
 	if err != nil {
 		return fmt.Errorf("chaos: CLIENT LIST: %w", err)
 	}
@@ -343,9 +346,9 @@ func (f *fleet) killLinks(ctx context.Context) error {
 				flags = value
 			}
 		}
-		if strings.Contains(flags, "t") {
+		if strings.Contains(flags, flag) {
 			// It may have gone meanwhile.
-			if _, err := f.server.Command(ctx, "CLIENT", "KILL", "ID", id).AsInt64(); err != nil {
+			if _, err := server.Command(ctx, "CLIENT", "KILL", "ID", id).AsInt64(); err != nil {
 				return fmt.Errorf("chaos: CLIENT KILL: %w", err)
 			}
 		}

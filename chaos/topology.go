@@ -274,7 +274,7 @@ func (f *topologyFleet) audit(ctx context.Context) error {
 	f.writers.gate.Lock()
 	defer f.writers.gate.Unlock()
 	began := oracle.Now()
-	if err := f.killClients(ctx, ""); err != nil {
+	if err := f.killEverywhere(ctx, ""); err != nil {
 		return err
 	}
 	f.oracle.Settle(began)
@@ -297,26 +297,11 @@ func (f *topologyFleet) audit(ctx context.Context) error {
 	return nil
 }
 
-// killClients cuts the connections of clients to all servers that run: all, or those whose flags hold a letter.
-func (f *topologyFleet) killClients(ctx context.Context, flag string) error {
+// killEverywhere is killClients on all servers.
+func (f *topologyFleet) killEverywhere(ctx context.Context, flag string) error {
 	for _, s := range f.servers() {
-		list, err := s.Command(ctx, "CLIENT", "LIST", "TYPE", "normal").ToString()
-		if err != nil {
-			continue // it does not run
-		}
-		for line := range strings.Lines(strings.TrimPrefix(list, "txt:")) {
-			var id, flags string
-			for field := range strings.FieldsSeq(line) {
-				switch name, value, _ := strings.Cut(field, "="); name {
-				case "id":
-					id = value
-				case "flags":
-					flags = value
-				}
-			}
-			if strings.Contains(flags, flag) {
-				_ = s.Command(ctx, "CLIENT", "KILL", "ID", id).Error() // it may have gone meanwhile
-			}
+		if err := killClients(ctx, s, flag); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -356,8 +341,8 @@ func (f *topologyFleet) summary(took time.Duration) string {
 // Faults of every deployment.
 func commonFaults() []topologyFault {
 	return []topologyFault{
-		{"links killed", func(ctx context.Context, f *topologyFleet) error { return f.killClients(ctx, "t") }},
-		{"all clients killed", func(ctx context.Context, f *topologyFleet) error { return f.killClients(ctx, "") }},
+		{"links killed", func(ctx context.Context, f *topologyFleet) error { return f.killEverywhere(ctx, "t") }},
+		{"all clients killed", func(ctx context.Context, f *topologyFleet) error { return f.killEverywhere(ctx, "") }},
 		{"server stopped for a while", func(_ context.Context, f *topologyFleet) error {
 			s := f.servers()[f.pick.rng.IntN(len(f.servers()))]
 			if err := s.Pause(); err != nil {
