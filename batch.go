@@ -68,7 +68,7 @@ func (c *Cache[V]) fetchAgain(ctx context.Context, of []answered[V]) (open []ans
 	for i, m := range of {
 		full[i] = c.config.Prefix + m.key
 	}
-	answers := c.client.remote.fetchMany(ctx, full)
+	answers := c.client.remote.fetchMany(ctx, full, nil)
 	var settled []answered[V]
 	for i, m := range of {
 		m.answer = answers[i]
@@ -306,7 +306,7 @@ func eachKey[T any](ctx context.Context, r *remote, operation string, byKey map[
 		return
 	}
 	keys := slices.Collect(maps.Keys(byKey))
-	_ = r.split(keys, func(s *server, mine []int) error {
+	_ = split(r.owners(keys), func(s *server, mine []int) error {
 		part := make([]string, len(mine))
 		for n, i := range mine {
 			part[n] = keys[i]

@@ -187,7 +187,7 @@ func (c *Cache[V]) miss(ctx context.Context, key string, k localcache.Key, q que
 		span.End(failureOf(err))
 		return answer, err
 	}
-	f, leader := c.flights.join(c.view, c.client.shardOf(c.config.Prefix, key), k, q.notBefore, span.SpanContext())
+	f, leader := c.flights.join(c.view, c.client.readerOf(c.config.Prefix, key, q.notBefore), k, q.notBefore, span.SpanContext())
 	var answer V
 	var err error
 	if leader {
@@ -217,7 +217,7 @@ func (c *Cache[V]) lookAgain(ctx context.Context, key string, k localcache.Key, 
 	if degraded {
 		found, result = c.lookDegraded(ctx, s, key, k, q, found, result)
 	} else if result == localcache.Stale && q.notBefore != never {
-		if unfenced = c.client.fenceShortly(ctx, c.config.Prefix, key); unfenced == nil {
+		if unfenced = c.client.fenceShortly(ctx, c.config.Prefix, key); fenced(unfenced) {
 			c.counts.lookedAgain.Add(1)
 			found, result = c.view.Get(k, localcache.Now(), q.notBefore)
 		}

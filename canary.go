@@ -40,7 +40,7 @@ func newCanary(s *server) *canary {
 		patience: s.client.options.MaxStaleness,
 		live:     make(chan struct{}, 1),
 	}
-	key := s.client.options.Prefixes[0] + "nearcache:canary:" + rand.Text()
+	key := s.newKey("canary")
 	c.key.Store(&key)
 	return c
 }
@@ -51,18 +51,31 @@ func (c *canary) perch() bool {
 	if owns == nil || owns.has(tracking.Slot(*c.key.Load())) {
 		return true
 	}
-	for range canaryPerches {
-		key := c.client.options.Prefixes[0] + "nearcache:canary:" + rand.Text()
-		if owns.has(tracking.Slot(key)) {
-			c.key.Store(&key)
-			return true
-		}
+	key, ok := c.server.ownKey("canary")
+	if ok {
+		c.key.Store(&key)
 	}
-	return false
+	return ok
 }
 
-// canaryPerches is enough to find a key of a server that owns one in a thousand slots.
-const canaryPerches = 20_000
+// newKey returns a key that nobody else has.
+func (s *server) newKey(purpose string) string {
+	return s.client.options.Prefixes[0] + "nearcache:" + purpose + ":" + rand.Text()
+}
+
+// ownKey returns a new key that the server owns; false if there seems to be none under the first prefix.
+func (s *server) ownKey(purpose string) (key string, ok bool) {
+	owns := s.owns.Load()
+	for range ownKeyTries {
+		if key = s.newKey(purpose); owns == nil || owns.has(tracking.Slot(key)) {
+			return key, true
+		}
+	}
+	return "", false
+}
+
+// ownKeyTries is enough to find a key of a server that owns one in a thousand slots.
+const ownKeyTries = 20_000
 
 // A trial is one write and the wait for its push.
 type trial struct {
@@ -150,7 +163,7 @@ func (c *canary) try(ctx context.Context, tracker *tracking.Tracker, epoch uint6
 	select {
 	case <-t.ended:
 	case <-patience.C:
-		if c.client.fenceShortly(ctx, "", *c.key.Load()) != nil {
+		if !fenced(c.client.fenceShortly(ctx, "", *c.key.Load())) {
 			return
 		}
 	case <-ctx.Done():

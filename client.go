@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"log/slog"
 	"slices"
 	"sync"
@@ -35,6 +36,11 @@ type Client struct {
 	logger    *slog.Logger
 	remote    remote
 	verifier  *verifier // nil unless Options.Verify asks for one
+
+	// Of Options.Redis, if replicas are to be read; else nil and false.
+	selector rueidis.ReadNodeSelectorFunc
+	zoned    bool
+	floors   *floors
 
 	wrapper
 	caches     caches
@@ -72,6 +78,9 @@ func Open(ctx context.Context, options Options) (*Client, error) {
 		local:     local,
 		telemetry: instruments,
 		logger:    options.Logger,
+	}
+	if c.selector = options.Redis.ReadNodeSelector; c.selector != nil {
+		c.zoned, c.floors = options.Redis.EnableReplicaAZInfo, &floors{seed: maphash.MakeSeed()}
 	}
 	c.secrets.Watch(&c.options.Redis)
 	c.closedDone = make(chan struct{})
@@ -114,6 +123,9 @@ func (c *Client) connect(ctx context.Context) error {
 	}
 	addresses := c.options.Redis.InitAddress
 	s := c.newServer(tracking.Node{Address: addresses[0]})
+	for _, address := range c.options.Redis.Standalone.ReplicaAddress {
+		s.replicas.nodes = append(s.replicas.nodes, tracking.Node{Address: address})
+	}
 	c.routeOnly(s)
 	if c.options.Bus != nil {
 		if err := c.connectNodes(ctx); err != nil {
@@ -158,6 +170,12 @@ func (c *Client) optionFor(address string) rueidis.ClientOption {
 	option.InitAddress = []string{address}
 	option.Sentinel = rueidis.SentinelOption{}
 	option.ForceSingleClient = true
+	return withoutReplicas(option)
+}
+
+// withoutReplicas leaves out what tells rueidis of replicas, which would read them without knowing how far they are behind.
+func withoutReplicas(option rueidis.ClientOption) rueidis.ClientOption {
+	option.ReadNodeSelector, option.EnableReplicaAZInfo, option.Standalone = nil, false, rueidis.StandaloneOption{}
 	return option
 }
 
@@ -184,7 +202,7 @@ func (c *Client) Close(ctx context.Context) error {
 	if c.closed.CompareAndSwap(false, true) {
 		defer close(c.closedDone)
 		for _, s := range c.servers() {
-			s.shard.Suspend()
+			s.suspend()
 		}
 		err := errors.Join(c.background.stop(ctx), c.loads.close(ctx, c.options.RemoteTimeout))
 		c.caches.wakeAll()
@@ -206,24 +224,40 @@ func (c *Client) Close(ctx context.Context) error {
 // Fence returns once every write that had been acknowledged by Redis when it was called has reached L1. Reads that begin after
 // it see those writes, without Fresh. It costs two small round trips to each server, shared by all callers. A client without Redis has no
 // fence: there it always fails.
-func (c *Client) Fence(ctx context.Context) error { return c.fence(ctx, c.servers()) }
+func (c *Client) Fence(ctx context.Context) error {
+	began := localcache.Now()
+	return c.fence(ctx, c.servers(), func(r *server) { r.refuse(began) })
+}
 
-// fenceShortly is Fence for a read of the key prefix+key, which has Redis to ask if the link does not answer in time.
+// fenceShortly is Fence for a read of the key prefix+key, which has Redis to ask if the link does not answer in time, or a replica is behind: see
+// fenced.
 func (c *Client) fenceShortly(ctx context.Context, prefix, key string) error {
 	ctx, cancel := context.WithTimeout(ctx, c.options.RemoteTimeout)
 	defer cancel()
-	return c.fence(ctx, []*server{c.serverOf(prefix, key)})
+	return c.fence(ctx, []*server{c.serverOf(prefix, key)}, nil)
 }
 
-func (c *Client) fence(ctx context.Context, servers []*server) error {
+// fence fences servers, and the replicas that are read. behind, if it is set, is called with each that is behind; else that is an error.
+func (c *Client) fence(ctx context.Context, servers []*server, behind func(*server)) error {
 	if c.closed.Load() {
 		return ErrClosed
 	}
 	if c.bus != nil {
 		return errNoFence
 	}
-	began := time.Now()
-	err := inParallel(servers, func(s *server) error { return s.fence(ctx) })
+	began, since := time.Now(), localcache.Now()
+	err := inParallel(servers, func(s *server) error {
+		err := s.fence(ctx)
+		r := s.replica.Load()
+		if err != nil || r == nil {
+			return err
+		}
+		if err = r.fenceReplica(ctx, since); err != nil && behind != nil && ctx.Err() == nil {
+			behind(r)
+			return nil
+		}
+		return err
+	})
 	c.telemetry.Fence(ctx, time.Since(began), err)
 	if err != nil && c.closed.Load() {
 		return ErrClosed
@@ -247,6 +281,9 @@ func inParallel(servers []*server, do func(*server) error) error {
 
 // invalidate makes L1 forget one key of Redis in whichever caches may hold it.
 func (c *Client) invalidate(key string, cause localcache.Cause) {
+	if cause == localcache.Local {
+		c.floors.raise(key)
+	}
 	for _, cache := range c.caches.all() {
 		cache.invalidate(key, cause)
 	}
@@ -254,6 +291,7 @@ func (c *Client) invalidate(key string, cause localcache.Cause) {
 
 // overwritten makes this node forget a key that it writes itself, with whatever FailSafe remembers of it.
 func (c *Client) overwritten(key string) {
+	c.floors.raise(key)
 	for _, cache := range c.caches.all() {
 		cache.invalidate(key, localcache.Local)
 		cache.forgetGood(key)

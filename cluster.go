@@ -24,7 +24,7 @@ func (c *Client) connectCluster(ctx context.Context) error {
 type clusterSource struct{ client *Client }
 
 func (s clusterSource) option(reached []string) rueidis.ClientOption {
-	option := s.client.options.Redis
+	option := withoutReplicas(s.client.options.Redis)
 	option.InitAddress = reached
 	return option
 }

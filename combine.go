@@ -151,7 +151,22 @@ func (c *combiner) close() {
 // write between them is pushed, and the push ends the token that was taken before. The life is counted from before the
 // request, so it ends no later here than there.
 func (r *remote) fetch(ctx context.Context, key string) reply {
-	s := r.client.serverOf("", key)
+	answer := r.fetchAt(ctx, r.client.serverOf("", key), key)
+	r.client.floors.raise(key)
+	return answer
+}
+
+// fetchFor is fetch at the server that was chosen for a reader: what a replica cannot say, its primary is asked for.
+func (r *remote) fetchFor(ctx context.Context, s *server, key string) reply {
+	if s.primary != nil {
+		if answer := r.fetchAt(ctx, s, key); s.knows(answer) || ctx.Err() != nil {
+			return answer
+		}
+	}
+	return r.fetch(ctx, key)
+}
+
+func (r *remote) fetchAt(ctx context.Context, s *server, key string) reply {
 	if s.redis == nil {
 		return reply{state: nowhere}
 	}
@@ -194,7 +209,7 @@ func (r *remote) sendTogether(s *server, batch []*fetching) {
 // error is theirs.
 func (r *remote) send(ctx context.Context, s *server, batch []*fetching) error {
 	return r.try(ctx, s, "PIPELINE", 2*len(batch), func(ctx context.Context) error {
-		if err := r.ask(ctx, s.redis, batch); err != nil {
+		if err := r.ask(ctx, s, batch); err != nil {
 			return err
 		}
 		var moved []*fetching
@@ -204,7 +219,7 @@ func (r *remote) send(ctx context.Context, s *server, batch []*fetching) error {
 			}
 		}
 		if len(moved) > 0 {
-			if err := r.askEach(ctx, r.client.redis, moved); err != nil {
+			if err := r.askEach(ctx, s, r.client.redis, moved); err != nil {
 				return err
 			}
 		}
@@ -216,9 +231,10 @@ func (r *remote) send(ctx context.Context, s *server, batch []*fetching) error {
 }
 
 // ask makes a round trip for the batch. Its error is of the network.
-func (r *remote) ask(ctx context.Context, redis rueidis.Client, batch []*fetching) error {
+func (r *remote) ask(ctx context.Context, s *server, batch []*fetching) error {
+	redis := s.redis
 	if len(batch) == 1 || r.client.slotted() { // where the keys of a command must be of one slot
-		return r.askEach(ctx, redis, batch)
+		return r.askEach(ctx, s, redis, batch)
 	}
 	began := localcache.Now()
 	keys := make([]string, len(batch))
@@ -230,13 +246,13 @@ func (r *remote) ask(ctx context.Context, redis rueidis.Client, batch []*fetchin
 	for _, key := range keys {
 		commands = append(commands, redis.B().Arbitrary("PTTL").Args(key).Build()) // Args, because Keys hashes the key for its slot
 	}
-	results := redis.DoMulti(ctx, commands...)
+	results := s.doMulti(ctx, redis, commands...)
 	values, err := results[0].ToArray()
 	switch {
 	case isNetworkError(err):
 		return err
 	case err != nil || len(values) != len(batch): // for the sake of one key, maybe, to which the user has no right
-		return r.askEach(ctx, redis, batch)
+		return r.askEach(ctx, s, redis, batch)
 	}
 	for i, f := range batch {
 		f.value, f.began = values[i], began
@@ -248,13 +264,13 @@ func (r *remote) ask(ctx context.Context, redis rueidis.Client, batch []*fetchin
 }
 
 // askEach is ask with a command for each value.
-func (r *remote) askEach(ctx context.Context, redis rueidis.Client, batch []*fetching) error {
+func (r *remote) askEach(ctx context.Context, s *server, redis rueidis.Client, batch []*fetching) error {
 	began := localcache.Now()
 	commands := make(rueidis.Commands, 0, 2*len(batch))
 	for _, f := range batch {
 		commands = append(commands, redis.B().Get().Key(f.key).Build(), redis.B().Pttl().Key(f.key).Build())
 	}
-	results := redis.DoMulti(ctx, commands...)
+	results := s.doMulti(ctx, redis, commands...)
 	for i, f := range batch {
 		var getErr, pttlErr error
 		f.value, getErr = results[2*i].ToMessage()

@@ -299,7 +299,7 @@ func (c *Client) boundLife(shard *localcache.Shard, life time.Duration) (time.Du
 		return life, true
 	}
 	for _, s := range c.servers() {
-		if s.shard == shard {
+		if r := s.replica.Load(); s.shard == shard || r != nil && r.shard == shard {
 			if s.degraded() {
 				life = min(life, c.options.DegradedTTL)
 			}

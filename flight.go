@@ -15,9 +15,10 @@ import (
 // result it could have fetched itself: see join. A flight that later readers may not join goes on for those that did, beside the one
 // that takes its place; of all that are under way, one at a time loads: see claim.
 type flight[V any] struct {
-	token localcache.Token // taken before anything was sent
-	began localcache.Instant
-	span  trace.SpanContext // of the read that leads it
+	token localcache.Token   // taken before anything was sent
+	from  *server            // that is to be asked
+	began localcache.Instant // the result holds every write acknowledged before
+	span  trace.SpanContext  // of the read that leads it
 
 	good localcache.Token // for FailSafe; for whoever leads this one
 
@@ -52,11 +53,11 @@ func (fs *flights[V]) part(k localcache.Key) *flightsPart[V] { return &fs.parts[
 // join returns the flight to wait for, or a new one that the caller has to lead.
 //
 // A flight may be joined if its result holds every write acknowledged before notBefore. That is so if it began after, since it sends
-// its request later still; or if this node has seen all those writes (the as-of of the link) and none of them touched the key
+// its request later still, and a replica had come to that instant already; or if this node has seen all those writes (the as-of of the link) and none of them touched the key
 // since the flight's token was taken. The as-of is read first: a write that it covers has then ended the token already. A write of
 // this node ends the token too, so a reader never joins a fetch from before its own write.
-func (fs *flights[V]) join(view *localcache.View[record[V]], shard *localcache.Shard, k localcache.Key, notBefore localcache.Instant, span trace.SpanContext) (f *flight[V], leader bool) {
-	asOf := shard.AsOf()
+func (fs *flights[V]) join(view *localcache.View[record[V]], s *server, k localcache.Key, notBefore localcache.Instant, span trace.SpanContext) (f *flight[V], leader bool) {
+	asOf, shard := s.shard.AsOf(), s.shard
 	part := fs.part(k)
 	part.mu.Lock()
 	defer part.mu.Unlock()
@@ -68,7 +69,10 @@ func (fs *flights[V]) join(view *localcache.View[record[V]], shard *localcache.S
 		// What the new flight finds may be newer, and be read from L1 before the old one stores what it found: it must not any more.
 		view.Invalidate(k, localcache.Local)
 	}
-	f = &flight[V]{token: view.Token(k, shard), began: localcache.Now(), span: span}
+	f = &flight[V]{token: view.Token(k, shard), from: s, began: localcache.Now(), span: span}
+	if s.primary != nil {
+		f.began = asOf
+	}
 	if part.byKey == nil {
 		part.byKey = make(map[localcache.Key]*flight[V])
 	}

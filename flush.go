@@ -33,6 +33,7 @@ func (c *Client) Flush(ctx context.Context) error {
 // forgetAll ends what L1 holds and all fetches under way. A link that is down stays so: nothing is held that it would bring back.
 func (c *Client) forgetAll(counted *atomic.Int64) {
 	c.local.Flush()
+	c.floors.raiseAll()
 	c.flushed(counted)
 	c.caches.wakeAll()
 }

@@ -51,7 +51,7 @@ func (c *Cache[V]) GetMany(ctx context.Context, keys []string, options ...ReadOp
 				mine = append(mine, missed[V]{key: key, hash: k})
 				continue
 			}
-			f, leader := c.flights.join(c.view, c.client.shardOf(c.config.Prefix, key), k, q.notBefore, span.SpanContext())
+			f, leader := c.flights.join(c.view, c.client.readerOf(c.config.Prefix, key, q.notBefore), k, q.notBefore, span.SpanContext())
 			if leader {
 				f.good = c.good.token(k)
 				mine = append(mine, missed[V]{key, k, f})
@@ -132,11 +132,11 @@ func leaders[V any](of []missed[V], own trace.SpanContext) []trace.SpanContext {
 
 // readMany leads several flights: one round trip for all, and loads, a few at a time, for those that it does not settle.
 func (c *Cache[V]) readMany(ctx context.Context, mine []missed[V]) {
-	full := make([]string, len(mine))
+	full, servers := make([]string, len(mine)), make([]*server, len(mine))
 	for i, m := range mine {
-		full[i] = c.config.Prefix + m.key
+		full[i], servers[i] = c.config.Prefix+m.key, m.f.from
 	}
-	answers := c.client.remote.fetchMany(ctx, full)
+	answers := c.client.remote.fetchMany(ctx, full, servers)
 	if !c.loads() {
 		// Without a loader, whose lease would be refused, nothing else tells a key of another type from one that is not there.
 		c.refuseOtherTypes(ctx, full, answers)
@@ -178,15 +178,17 @@ func (c *Cache[V]) keepMany(ctx context.Context, settled []answered[V]) {
 	defer c.removeMany(settled)
 	var kept []answered[V]
 	var full []string
+	var servers []*server
 	var answers []reply
 	for _, s := range settled {
 		if (s.answer.state == held || s.answer.state == negative) && (s.f.token.Live() || c.good != nil) {
 			kept = append(kept, s)
 			full = append(full, c.config.Prefix+s.key)
+			servers = append(servers, s.f.from)
 			answers = append(answers, s.answer)
 		}
 	}
-	if len(kept) == 0 || c.client.remote.lives(ctx, full, answers) != nil {
+	if len(kept) == 0 || c.client.remote.lives(ctx, full, servers, answers) != nil {
 		return
 	}
 	for i, s := range kept {

@@ -16,7 +16,7 @@ import (
 // if it must: the caller's context ends the caller's waiting, and not what others wait for.
 func (c *Cache[V]) read(ctx context.Context, f *flight[V], key string, k localcache.Key) {
 	full := c.config.Prefix + key
-	answer := c.client.remote.fetch(ctx, full)
+	answer := c.client.remote.fetchFor(ctx, f.from, full)
 	if !c.settle(ctx, f, k, full, answer) {
 		c.goOn(ctx, f, key, k, answer)
 	}

@@ -58,7 +58,13 @@ type Options struct {
 	// tries), Dialer.Timeout, Sentinel.Dialer.Timeout and ConnWriteTimeout only where they are zero (2 × RemoteTimeout), and so
 	// Sentinel.TopologyRefreshInterval (5 s). One address is a server on its own or, like several, a node of a Redis Cluster. With
 	// Sentinel.MasterSet the addresses are those of sentinels, the client follows the primary that they name, and finds the other sentinels
-	// through them. Reads go to primaries: replicas are refused.
+	// through them.
+	//
+	// Reads go to primaries, unless ReadNodeSelector is set: then it chooses, of a primary (the first) and its replicas, the one that this client
+	// reads what L1 does not hold from, once and when what there is to choose from has changed. With EnableReplicaAZInfo it is
+	// told the availability zones. MaxStaleness, Fresh and a node's own writes hold as ever: what a replica has not applied yet is read at its
+	// primary. Replicas are those of the cluster, those that the sentinels know, or, of one server, Standalone.ReplicaAddress. The commands
+	// of Client.Rueidis go to primaries. The user needs the right to INFO.
 	Redis rueidis.ClientOption
 
 	// Prefixes are what Redis announces to this node: a change of any key that starts with one of them. Required; fixed for the
@@ -73,7 +79,7 @@ type Options struct {
 	Bus *broadcast.Bus
 
 	// MaxStaleness bounds how old a read from L1 may be: it never returns a value that had been overwritten for longer than this
-	// when the read began. Default 1 s; from 5 ms to 10 minutes. A quarter of it is the heartbeat of the link.
+	// when the read began. Default 1 s; from 5 ms to 10 minutes. A quarter of it is the heartbeat of the link, or an eighth if replicas are read.
 	MaxStaleness time.Duration
 
 	// MaxBytes is the budget of L1 for all caches of the client together: values, keys and bookkeeping. Default 64 MiB.
@@ -170,8 +176,12 @@ func (o Options) withDefaults() Options {
 // withoutRedis reports whether L1 and the loader are all there is.
 func (o Options) withoutRedis() bool { return o.Bus != nil && len(o.Redis.InitAddress) == 0 }
 
-// heartbeat is short enough that a missed one still leaves time to notice before reads have to wait for a fence.
+// heartbeat is short enough that a missed one still leaves time to notice before reads have to wait for a fence. What comes from a replica is known to
+// hold two heartbeats later.
 func (o Options) heartbeat() time.Duration {
+	if o.Redis.ReadNodeSelector != nil {
+		return max(min(o.MaxStaleness/8, time.Second), time.Millisecond)
+	}
 	return min(o.MaxStaleness/4, time.Second)
 }
 
@@ -183,8 +193,14 @@ func (o Options) validate() error {
 		return optionError("Redis.InitAddress", "empty", `must name a server, such as []string{"127.0.0.1:6379"}`)
 	case o.Redis.Sentinel.MasterSet != "" && o.Redis.ForceSingleClient:
 		return optionError("Redis.ForceSingleClient", true, "must be false with Sentinel.MasterSet: the addresses are those of sentinels")
-	case o.Redis.ReplicaOnly || o.Redis.SendToReplicas != nil || len(o.Redis.Standalone.ReplicaAddress) > 0:
-		return optionError("Redis", "reads from replicas", "must read from the primary: a replica's data is older than what the primary announces")
+	case o.Redis.ReplicaOnly:
+		return optionError("Redis.ReplicaOnly", true, "must be false, since a primary is needed to know how far replicas are behind: set Redis.ReadNodeSelector, such as rueidis.PreferReplicaNodeSelector()")
+	case o.Redis.SendToReplicas != nil || o.Redis.ReplicaSelector != nil: //nolint:staticcheck // it is deprecated, and set by some
+		return optionError("Redis.SendToReplicas or ReplicaSelector", "set", "must be nil: the reads of caches go to replicas if Redis.ReadNodeSelector is set, such as to rueidis.PreferReplicaNodeSelector()")
+	case len(o.Redis.Standalone.ReplicaAddress) > 0 && o.Redis.ReadNodeSelector == nil:
+		return optionError("Redis.Standalone.ReplicaAddress", fmt.Sprintf("%q", o.Redis.Standalone.ReplicaAddress), "is only for a Redis.ReadNodeSelector, which chooses among them, such as rueidis.PreferReplicaNodeSelector()")
+	case o.Redis.Standalone.EnableRedirect:
+		return optionError("Redis.Standalone.EnableRedirect", true, "must be false: name the primary, sentinels or nodes of a cluster")
 	}
 	if !o.withoutRedis() || len(o.Prefixes) > 0 {
 		if err := tracking.CheckPrefixes(o.Prefixes); err != nil {

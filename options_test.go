@@ -22,10 +22,14 @@ func TestOptionsThatAreRefused(t *testing.T) {
 		words  []string
 	}{
 		{"no address", func(o *nearcache.Options) { o.Redis.InitAddress = nil }, []string{"Redis.InitAddress", "127.0.0.1:6379"}},
-		{"replicas", func(o *nearcache.Options) { o.Redis.ReplicaOnly = true }, []string{"Redis", "primary"}},
-		{"reads to replicas", func(o *nearcache.Options) {
+		{"replicas only", func(o *nearcache.Options) { o.Redis.ReplicaOnly = true }, []string{"Redis.ReplicaOnly", "ReadNodeSelector"}},
+		{"commands to replicas", func(o *nearcache.Options) {
 			o.Redis.SendToReplicas = func(rueidis.Completed) bool { return true }
-		}, []string{"Redis", "primary"}},
+		}, []string{"Redis.SendToReplicas", "ReadNodeSelector"}},
+		{"replicas without a choice", func(o *nearcache.Options) {
+			o.Redis.Standalone.ReplicaAddress = []string{"127.0.0.1:6380"}
+		}, []string{"Redis.Standalone.ReplicaAddress", "127.0.0.1:6380", "ReadNodeSelector"}},
+		{"redirections of one server", func(o *nearcache.Options) { o.Redis.Standalone.EnableRedirect = true }, []string{"Redis.Standalone.EnableRedirect", "primary"}},
 		{"sentinels as one server", func(o *nearcache.Options) { o.Redis.Sentinel.MasterSet, o.Redis.ForceSingleClient = "main", true }, []string{"Redis.ForceSingleClient", "Sentinel.MasterSet"}},
 		{"no prefixes", func(o *nearcache.Options) { o.Prefixes = nil }, []string{"Prefixes", "no prefixes"}},
 		{"empty list of prefixes", func(o *nearcache.Options) { o.Prefixes = []string{} }, []string{"Prefixes", "no prefixes"}},

@@ -308,7 +308,7 @@ func (p *primaries) nowOpen(ctx context.Context, s *server) {
 
 // leave ends a server that owns nothing any more. Requests may still be on its connections, and are given the time to be answered.
 func (p *primaries) leave(ctx context.Context, s *server) {
-	s.shard.Suspend()
+	s.suspend()
 	select {
 	case <-time.After(2 * p.client.options.RemoteTimeout):
 	case <-ctx.Done():
@@ -334,8 +334,16 @@ func (p *primaries) route() {
 			next.slots[slot] = c.stranger
 		}
 	}
+	replicas := make(map[*server][]tracking.Node)
 	for _, r := range p.view.Slots {
 		s := p.servers[r.Primary]
+		if s != nil {
+			for _, node := range r.Replicas {
+				if !slices.Contains(replicas[s], node) {
+					replicas[s] = append(replicas[s], node)
+				}
+			}
+		}
 		switch {
 		case s == nil || !p.ready[s]:
 		case next.slots == nil:
@@ -345,6 +353,9 @@ func (p *primaries) route() {
 				next.slots[slot] = s
 			}
 		}
+	}
+	for _, s := range p.servers {
+		s.replicas.set(replicas[s])
 	}
 	next.servers = slices.Collect(maps.Values(p.servers))
 	slices.SortFunc(next.servers, func(a, b *server) int { return compareAddress(a.node, b.node) })

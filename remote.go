@@ -50,26 +50,43 @@ const noExpiry = time.Duration(-1)
 // that the key has gone: see primaries.route. A node of a cluster must also have said on its link that it owns the slot, since only of what it has
 // said it had will its link tell that it is lost.
 func (r *remote) answered(s *server, direct bool, key string) *localcache.Shard {
-	if !direct || r.client.serverOf("", key) != s || !s.claims(key) {
+	if owner := r.client.serverOf("", key); !direct || owner != s && owner.replica.Load() != s || !s.claims("", key) {
 		return nil
 	}
 	return s.shard
 }
 
 // fetchMany reads several values in one round trip to each server. It does not say how long they live, because asking for each would cost
-// more than the values do: lives does, while the reader goes on.
-func (r *remote) fetchMany(ctx context.Context, keys []string) []reply {
+// more than the values do: lives does, while the reader goes on. It asks the owners of the keys, or the servers that are given; what a replica
+// among them cannot say, its primary is asked for.
+func (r *remote) fetchMany(ctx context.Context, keys []string, servers []*server) []reply {
 	replies := make([]reply, len(keys))
-	_ = r.split(keys, func(s *server, mine []int) error {
-		part := make([]string, len(mine))
-		for n, i := range mine {
-			part[n] = keys[i]
+	if servers == nil {
+		servers = r.owners(keys)
+	}
+	fetch := func(servers []*server) {
+		_ = split(servers, func(s *server, mine []int) error {
+			part := make([]string, len(mine))
+			for n, i := range mine {
+				part[n] = keys[i]
+			}
+			for n, answer := range r.fetchFrom(ctx, s, part) {
+				replies[mine[n]] = answer
+			}
+			return nil
+		})
+	}
+	fetch(servers)
+	var again []*server // none for most
+	for i, s := range servers {
+		if s.primary != nil && !s.knows(replies[i]) && ctx.Err() == nil {
+			if again == nil {
+				again = make([]*server, len(keys))
+			}
+			again[i] = r.client.serverOf("", keys[i])
 		}
-		for n, answer := range r.fetchFrom(ctx, s, part) {
-			replies[mine[n]] = answer
-		}
-		return nil
-	})
+	}
+	fetch(again)
 	return replies
 }
 
@@ -94,6 +111,9 @@ func (r *remote) fetchFrom(ctx context.Context, s *server, keys []string) []repl
 		return fail(func(key string) reply { return r.failure(ctx, s, key, err) })
 	}
 	for i, key := range keys {
+		if s.primary == nil {
+			r.client.floors.raise(key)
+		}
 		if values[i] == nil {
 			replies[i] = reply{state: missing, fetched: began}
 		} else {
@@ -110,7 +130,7 @@ func (r *remote) values(ctx context.Context, s *server, keys []string) (values [
 	if !r.client.slotted() {
 		var messages []rueidis.RedisMessage
 		err := r.try(ctx, s, "MGET", 1, func(ctx context.Context) (err error) {
-			messages, err = s.redis.Do(ctx, s.redis.B().Mget().Key(keys...).Build()).ToArray()
+			messages, err = s.doMulti(ctx, s.redis, s.redis.B().Mget().Key(keys...).Build())[0].ToArray()
 			return err
 		})
 		if err == nil && len(messages) != len(keys) {
@@ -147,8 +167,8 @@ func (r *remote) values(ctx context.Context, s *server, keys []string) (values [
 }
 
 // lives completes what fetchMany said of keys that hold something. What changed in between does no harm: its push ends the token.
-func (r *remote) lives(ctx context.Context, keys []string, replies []reply) error {
-	return r.split(keys, func(s *server, mine []int) error {
+func (r *remote) lives(ctx context.Context, keys []string, servers []*server, replies []reply) error {
+	return split(servers, func(s *server, mine []int) error {
 		part := make([]string, len(mine))
 		for n, i := range mine {
 			part[n] = keys[i]
@@ -176,7 +196,7 @@ func (r *remote) lives(ctx context.Context, keys []string, replies []reply) erro
 
 // refuseOtherTypes finds, among keys for which MGET answered nil, those that are there and are not strings.
 func (r *remote) refuseOtherTypes(ctx context.Context, keys []string, replies []reply) error {
-	return r.split(keys, func(s *server, mine []int) error {
+	return split(r.owners(keys), func(s *server, mine []int) error {
 		part := make([]string, len(mine))
 		for n, i := range mine {
 			part[n] = keys[i]
@@ -246,13 +266,22 @@ func (r *remote) failure(ctx context.Context, s *server, key string, err error) 
 	return reply{state: refused, err: &WrongTypeError{Key: key, Type: kind}}
 }
 
-// split calls do for each server that owns some of the keys, with the positions of those keys, for all at once, and returns the errors
-// joined.
-func (r *remote) split(keys []string, do func(s *server, mine []int) error) error {
-	byServer := make(map[*server][]int, 1)
+// owners returns the server that owns each key.
+func (r *remote) owners(keys []string) []*server {
+	servers := make([]*server, len(keys))
 	for i, key := range keys {
-		s := r.client.serverOf("", key)
-		byServer[s] = append(byServer[s], i)
+		servers[i] = r.client.serverOf("", key)
+	}
+	return servers
+}
+
+// split calls do for each server, with the positions at which it is among all of them, for all at once, and returns the errors joined.
+func split(servers []*server, do func(s *server, mine []int) error) error {
+	byServer := make(map[*server][]int, 1)
+	for i, s := range servers {
+		if s != nil {
+			byServer[s] = append(byServer[s], i)
+		}
 	}
 	return inParallel(slices.Collect(maps.Keys(byServer)), func(s *server) error { return do(s, byServer[s]) })
 }
@@ -265,7 +294,7 @@ func (r *remote) each(ctx context.Context, s *server, operation string, keys []s
 		for i, key := range keys {
 			commands[i] = command(redis, key)
 		}
-		return r.redacted(redis.DoMulti(ctx, commands...))
+		return r.redacted(s.doMulti(ctx, redis, commands...))
 	}
 	direct = slices.Repeat([]bool{true}, len(keys))
 	err = r.asking(ctx, s, operation, len(keys), func(ctx context.Context) error {
@@ -325,7 +354,7 @@ func (r *remote) try(ctx context.Context, s *server, operation string, batch int
 	return r.asking(ctx, s, operation, batch, func(ctx context.Context) error {
 		err := do(ctx)
 		for _, pause := range triesAfter {
-			if !isNetworkError(err) {
+			if !isNetworkError(err) || s.primary != nil { // a replica's primary is asked sooner
 				break
 			}
 			select {

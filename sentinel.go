@@ -52,8 +52,9 @@ type sentinel struct {
 
 // naming is what a sentinel says.
 type naming struct {
-	epoch   int64
-	primary string
+	epoch    int64
+	primary  string
+	replicas []tracking.Node // if they are to be read
 }
 
 // amnesia is how long an answer is held against all sentinels, who may have been set up anew and count from the beginning. They tell each
@@ -79,7 +80,7 @@ func (s *sentinels) know(address string) {
 	}
 }
 
-func (s *sentinels) option([]string) rueidis.ClientOption { return s.options }
+func (s *sentinels) option([]string) rueidis.ClientOption { return withoutReplicas(s.options) }
 
 // interval is short, because a primary that was replaced may not know, and no link to it tells.
 func (s *sentinels) interval() time.Duration { return time.Second }
@@ -141,7 +142,9 @@ func (s *sentinels) ask(ctx context.Context, _ *primaries) (tracking.Topology, e
 	if best.epoch >= s.named.epoch || now.Sub(s.confirmed) > amnesia && said >= most {
 		s.named, s.confirmed = best.naming, now
 	}
-	return tracking.Topology{Slots: []tracking.SlotRange{{Last: tracking.Slots - 1, Primary: tracking.Node{Address: s.named.primary}}}}, nil
+	return tracking.Topology{Slots: []tracking.SlotRange{{
+		Last: tracking.Slots - 1, Primary: tracking.Node{Address: s.named.primary}, Replicas: s.named.replicas,
+	}}}, nil
 }
 
 // errUnknownMaster is the answer of a sentinel that does not know the name.
@@ -163,7 +166,11 @@ func (s *sentinels) askOne(ctx context.Context, one *sentinel) (naming, []string
 	ask := func(what string) rueidis.Completed {
 		return one.client.B().Arbitrary("SENTINEL", what, s.options.Sentinel.MasterSet).Build()
 	}
-	results := one.client.DoMulti(ctx, ask("GET-MASTER-ADDR-BY-NAME"), ask("MASTER"), ask("SENTINELS"))
+	questions := rueidis.Commands{ask("GET-MASTER-ADDR-BY-NAME"), ask("MASTER"), ask("SENTINELS")}
+	if s.options.ReadNodeSelector != nil {
+		questions = append(questions, ask("REPLICAS"))
+	}
+	results := one.client.DoMulti(ctx, questions...)
 	address, err := results[0].AsStrSlice()
 	if rueidis.IsRedisNil(err) {
 		return naming{}, nil, errUnknownMaster
@@ -183,7 +190,29 @@ func (s *sentinels) askOne(ctx context.Context, one *sentinel) (naming, []string
 			addresses = append(addresses, net.JoinHostPort(fields["ip"], fields["port"]))
 		}
 	}
-	return naming{epoch: epoch, primary: net.JoinHostPort(address[0], address[1])}, addresses, nil
+	named := naming{epoch: epoch, primary: net.JoinHostPort(address[0], address[1])}
+	if len(results) > 3 {
+		if named.replicas, err = readable(results[3]); err != nil {
+			return naming{}, nil, fmt.Errorf("sentinel %s: %w", one.address, err)
+		}
+	}
+	return named, addresses, nil
+}
+
+// readable returns the replicas in an answer that the sentinel itself reaches, and that reach their primary.
+func readable(answer rueidis.RedisResult) (nodes []tracking.Node, err error) {
+	replicas, err := answer.ToArray()
+	if err != nil {
+		return nil, err
+	}
+	for _, replica := range replicas {
+		fields, err := replica.AsStrMap()
+		if err == nil && fields["flags"] == "slave" && fields["master-link-status"] == "ok" {
+			nodes = append(nodes, tracking.Node{Address: net.JoinHostPort(fields["ip"], fields["port"])})
+		}
+	}
+	slices.SortFunc(nodes, compareAddress)
+	return nodes, nil
 }
 
 // listen has the sentinel tell of failovers, if it does not yet. It is tried again with each question.
@@ -211,7 +240,7 @@ func (s *sentinels) trouble(failures []error) error {
 
 // optionFor says how to connect to one sentinel, as rueidis does.
 func (s *sentinels) optionFor(address string) rueidis.ClientOption {
-	option := s.options
+	option := withoutReplicas(s.options)
 	option.InitAddress = []string{address}
 	option.Username, option.Password, option.ClientName = option.Sentinel.Username, option.Sentinel.Password, option.Sentinel.ClientName
 	option.Dialer, option.TLSConfig = option.Sentinel.Dialer, option.Sentinel.TLSConfig

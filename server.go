@@ -38,6 +38,16 @@ type server struct {
 	// owns are the slots that the server itself said it owns, the last time that it was asked.
 	owns atomic.Pointer[slotSet]
 
+	// Of a primary whose replicas may be read: see replicas.go.
+	positions    positions
+	replicas     replicaSet
+	replica      atomic.Pointer[server] // the one that reads go to; nil for none
+	replicaFloor atomic.Int64           // what it has to have come to, so that it is no further behind than one before
+
+	// Of a replica.
+	primary   *server
+	following following
+
 	mu      sync.Mutex
 	failure error // why there is no link yet
 	since   time.Time
@@ -51,7 +61,7 @@ type link interface {
 }
 
 func (c *Client) newServer(node tracking.Node) *server {
-	s := &server{client: c, node: node, name: telemetry.ParseServer(node.Address), shard: c.local.NewShard(), since: time.Now()}
+	s := &server{client: c, node: node, replicas: replicaSet{changed: make(chan struct{}, 1)}, name: telemetry.ParseServer(node.Address), shard: c.local.NewShard(), since: time.Now()}
 	s.fetches.send = func(batch []*fetching) { c.remote.sendTogether(s, batch) }
 	if c.options.Canary > 0 {
 		s.canary = newCanary(s)
@@ -100,6 +110,9 @@ func (s *server) openLink(ctx context.Context) error {
 	if s.node.ID != "" {
 		options.Topology = (*linkHandler)(s).Topology
 	}
+	if s.client.selector != nil {
+		options.Position = (*linkHandler)(s).Position
+	}
 	tracker, err := tracking.Open(ctx, options)
 	if err != nil {
 		if s.client.options.Tracking == Degrade && errors.Is(err, ErrNoTracking) {
@@ -119,16 +132,22 @@ func (s *server) tend() {
 	if s.client.options.Tracking == Degrade {
 		s.tending.start(s.keepMode)
 	}
+	if s.client.selector != nil {
+		s.tending.start(s.keepReplica)
+	}
 }
 
-// claims reports whether the server itself has said that it owns the key. A server that is in no cluster owns all, and one without a link is not
-// asked.
-func (s *server) claims(key string) bool {
+// claims reports whether the server itself has said that it owns the key prefix+key. A server that is in no cluster owns all, and one without a link is not
+// asked. A replica has what its primary owns.
+func (s *server) claims(prefix, key string) bool {
+	if s.primary != nil {
+		return s.primary.claims(prefix, key)
+	}
 	if s.node.ID == "" || s.degraded() {
 		return true
 	}
 	owns := s.owns.Load()
-	return owns != nil && owns.has(tracking.Slot("", key))
+	return owns != nil && owns.has(tracking.Slot(prefix, key))
 }
 
 func (s *server) failed(err error) error {
@@ -173,9 +192,18 @@ func (s *server) fence(ctx context.Context) error {
 	return l.Fence(ctx)
 }
 
+// suspend has nothing served any more that came from the server or its replica. A replica that is opened later finds the client closed, or the
+// server without keys.
+func (s *server) suspend() {
+	s.shard.Suspend()
+	if r := s.replica.Load(); r != nil {
+		r.turnAway(false)
+	}
+}
+
 // close ends the server in the order in which nothing can be stored after its protection is gone.
 func (s *server) close(ctx context.Context) (err error) {
-	s.shard.Suspend()
+	s.suspend()
 	err = s.tending.stop(ctx)
 	if l := s.link(); l != nil {
 		err = errors.Join(err, l.Close(ctx))
@@ -219,6 +247,9 @@ func (h *linkHandler) Flush() { h.flush(&h.client.flushes.flushAll) }
 
 func (h *linkHandler) flush(counted *atomic.Int64) {
 	h.shard.Flush()
+	if r := h.replica.Load(); r != nil {
+		r.shard.Flush() // the slots that one has lost, the other has lost as well
+	}
 	h.client.flushed(counted)
 	h.canary.moot()
 	h.client.caches.wakeAll()

@@ -13,7 +13,7 @@ type Stats struct {
 	Caches map[string]CacheStats // by Config.Name
 	Local  localcache.Stats      // L1, for all caches together
 	Link   LinkStats             // the only link; of several the one that is worst off
-	Links  []LinkStats           // all of them: one to each primary of a cluster
+	Links  []LinkStats           // all of them: one to each primary of a cluster, and then to each replica that is read
 }
 
 // CacheStats counts the reads of one cache by what answered them.
@@ -51,11 +51,12 @@ type CacheStats struct {
 
 // LinkStats is the state of the invalidation link.
 type LinkStats struct {
-	Server     string        `json:"server"`       // host:port
-	Mode       Mode          `json:"mode"`         // what keeps L1 coherent
-	Live       bool          `json:"live"`         // pushes arrive and reads may be served from L1
-	Epoch      uint64        `json:"epoch"`        // grows with each reconnect and flush; 0 while the link is down
-	Staleness  time.Duration `json:"staleness_ns"` // age of the last instant of which all writes are known; negative where nothing is: in all modes but ModeTracking
+	Server     string        `json:"server"`            // host:port
+	Replica    bool          `json:"replica,omitempty"` // to a replica that is read: see Options.Redis
+	Mode       Mode          `json:"mode"`              // what keeps L1 coherent
+	Live       bool          `json:"live"`              // pushes arrive and reads may be served from L1
+	Epoch      uint64        `json:"epoch"`             // grows with each reconnect and flush; 0 while the link is down
+	Staleness  time.Duration `json:"staleness_ns"`      // age of the last instant of which all writes are known; negative where nothing is: in all modes but ModeTracking
 	Reconnects uint64        `json:"reconnects"`
 	CanaryLag  time.Duration `json:"canary_lag_ns"` // from the last canary's write to its push; 0 if there was none: see Options.Canary
 }
@@ -145,6 +146,11 @@ func (c *Client) linkStats() []LinkStats {
 	for i, s := range servers {
 		all[i] = s.linkStats()
 	}
+	for _, s := range servers {
+		if r := s.replica.Load(); r != nil {
+			all = append(all, r.linkStats())
+		}
+	}
 	return all
 }
 
@@ -155,6 +161,7 @@ func (s *server) linkStats() LinkStats {
 	}
 	return LinkStats{
 		Server:     s.node.Address,
+		Replica:    s.primary != nil,
 		Mode:       s.shownMode(),
 		Live:       s.shard.Live() && !s.degraded(),
 		Epoch:      s.shard.Epoch(),
@@ -164,9 +171,12 @@ func (s *server) linkStats() LinkStats {
 	}
 }
 
-// worst returns a link that is down, or else the one whose knowledge is oldest.
+// worst returns a link that is down, or else the one whose knowledge is oldest. A replica does not count: its primary is read instead.
 func worst(links []LinkStats) (found LinkStats) {
 	for i, link := range links {
+		if link.Replica {
+			break // after all primaries
+		}
 		if i == 0 || found.Live && (!link.Live || link.Staleness > found.Staleness) {
 			found = link
 		}
@@ -181,7 +191,7 @@ type Health struct {
 	Reason string      // why not, or why degraded; empty otherwise
 	Since  time.Time   // when it became so
 	Link   LinkStats   // the only link; of several the one that is worst off
-	Links  []LinkStats // all of them: one to each primary of a cluster
+	Links  []LinkStats // all of them: one to each primary of a cluster, and then to each replica that is read
 }
 
 // Health returns the state of the client. A client that is not ready still serves reads, as Options.OnDisconnect says. In a cluster one link

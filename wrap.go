@@ -208,7 +208,7 @@ func (r *rueidisClient) lookAgain(ctx context.Context, m read, q query, found *r
 	s := r.client.serverOf("", m.key)
 	degraded := s.degraded()
 	if result == localcache.Stale && !degraded {
-		if unfenced = r.client.fenceShortly(ctx, "", m.key); unfenced == nil {
+		if unfenced = r.client.fenceShortly(ctx, "", m.key); fenced(unfenced) {
 			r.counts.lookedAgain.Add(1)
 			found, result = r.view.Get(m.hash, localcache.Now(), q.notBefore)
 		}
@@ -281,7 +281,7 @@ func (r *rueidisClient) ask(ctx context.Context, mine []wanted) []rueidis.RedisR
 			return firstNonRedisError(results)
 		})
 	}
-	_ = r.client.remote.split(keys, func(s *server, some []int) error {
+	_ = split(r.client.remote.owners(keys), func(s *server, some []int) error {
 		send(s.redis, some)
 		var moved []int
 		for _, i := range some {

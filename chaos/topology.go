@@ -57,7 +57,10 @@ type topologyNode struct {
 	plain *nearcache.Cache[*item]
 }
 
-var topologyBounds = []time.Duration{time.Second, 400 * time.Millisecond, 600 * time.Millisecond}
+var topologyBounds = []time.Duration{time.Second, 400 * time.Millisecond, 600 * time.Millisecond, 500 * time.Millisecond}
+
+// replicaReader is the node that reads replicas.
+const replicaReader = 3
 
 // openDeployment starts the servers of a topology.
 func openDeployment(ctx context.Context, topology string) (deployment, error) {
@@ -116,7 +119,11 @@ func (f *topologyFleet) start(ctx context.Context) error {
 		return err
 	}
 	for id, bound := range topologyBounds {
-		client, err := nearcache.Open(ctx, nearcache.Options{Redis: f.option(), Prefixes: []string{keySpace}, MaxStaleness: bound, RemoteTimeout: 2 * remoteTimeout})
+		options := nearcache.Options{Redis: f.option(), Prefixes: []string{keySpace}, MaxStaleness: bound, RemoteTimeout: 2 * remoteTimeout}
+		if id == replicaReader {
+			options.Redis.ReadNodeSelector = rueidis.PreferReplicaNodeSelector()
+		}
+		client, err := nearcache.Open(ctx, options)
 		if err != nil {
 			return err
 		}

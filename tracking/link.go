@@ -27,6 +27,8 @@ type link struct {
 	topology Topology
 	slotsDue bool
 
+	position Position // the latest, if Options.Position is set; as the topology
+
 	failing sync.Once
 	down    chan struct{} // closed by fail, first of all
 	err     error         // why; readable once down is closed
@@ -77,7 +79,7 @@ func (l *link) handshake(ctx context.Context) error {
 	if err != nil {
 		return l.noTracking("HELLO 3", err, "connect to a Redis or Valkey server, or to a proxy that speaks RESP3")
 	}
-	if hello.mode == modeCluster && l.tracker.options.Topology == nil {
+	if hello.mode == modeCluster && l.tracker.options.Topology == nil && !l.tracker.options.Replica {
 		return l.failed("HELLO 3", ErrClusterNode, errors.New("the server is a node of a cluster"), "set Options.Topology, to be told when slots move")
 	}
 	if hello.protocol != 3 {
@@ -143,26 +145,42 @@ func (l *link) helloTrouble(err error) error {
 	return l.trouble("HELLO 3", err, "")
 }
 
-// askRole sends ROLE and returns nil if the answer is that of a primary. Errors that are no LinkError may mean anything.
+// askRole asks for the role, and returns nil if it is the one that the server must have. Errors that are no LinkError may mean anything.
 func (l *link) askRole(ctx context.Context) error {
-	reply, err := l.connection.do(ctx, "ROLE")
+	options := &l.tracker.options
+	step, right, ask, parse := "ROLE", "+role", []string{"ROLE"}, parseRole
+	if options.Position != nil {
+		step, right, ask, parse = "INFO", "+info", []string{"INFO", "replication"}, l.parsePosition
+	}
+	reply, err := l.connection.do(ctx, ask...)
 	if err != nil {
 		if text, refused := refusal(err); refused && !noAnswer(err) {
 			if strings.HasPrefix(text, "NOPERM ") {
-				return l.noTracking("ROLE", err, "grant the user +role")
+				return l.noTracking(step, err, "grant the user "+right)
 			}
-			return l.noTracking("ROLE", err, "connect to the server itself: its role must be known")
+			return l.noTracking(step, err, "connect to the server itself: its role must be known")
 		}
 		return err
 	}
-	role, err := parseRole(reply)
-	if err != nil {
-		return l.noTracking("ROLE", err, "connect to the server itself: its role must be known")
-	}
-	if role != primaryRole {
-		return l.failed("ROLE", ErrNotPrimary, fmt.Errorf("the server's role is %q", role), "connect to the primary")
+	role, err := parse(reply)
+	switch {
+	case err != nil:
+		return l.noTracking(step, err, "connect to the server itself: its role must be known")
+	case options.Replica && role != replicaRole:
+		return l.trouble(step, fmt.Errorf("the server's role is %q", role), "connect to a replica")
+	case !options.Replica && role != primaryRole:
+		return l.failed(step, ErrNotPrimary, fmt.Errorf("the server's role is %q", role), "connect to the primary")
 	}
 	return nil
+}
+
+// parsePosition notes the position that a reply holds besides the role.
+func (l *link) parsePosition(reply any) (role string, err error) {
+	role, position, err := parseReplication(reply)
+	if err == nil {
+		l.position = position
+	}
+	return role, err
 }
 
 // goLive tells the handler that the link is live, unless it is down already.
@@ -324,10 +342,13 @@ func (l *link) roundTrip(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, options.Deadline, fmt.Errorf("no answer within %v (Options.Deadline)", options.Deadline))
 	defer cancel()
 	for {
-		number, sent := l.fences.begin(), time.Now()
+		number, sent, position := l.fences.begin(), time.Now(), l.position
 		err := l.ask(ctx)
 		if err == nil {
-			l.confirm(number, sent)
+			if !options.Replica {
+				position = l.position
+			}
+			l.confirm(number, sent, position)
 			return nil
 		}
 		if !noAnswer(err) {
@@ -360,8 +381,9 @@ func (l *link) roundTripTrouble(ctx context.Context, err error) error {
 	return l.trouble("heartbeat", err, "")
 }
 
-// confirm takes note of an answered round trip.
-func (l *link) confirm(number uint64, sent time.Time) {
+// confirm takes note of an answered round trip. A primary's position is from an answer to a question sent at the as-of time or later, and a
+// replica's from the answer before this one, so that the pushes of all writes up to it have come.
+func (l *link) confirm(number uint64, sent time.Time, position Position) {
 	before := l.answered
 	l.answered.number, l.answered.sent = number, sent
 	if before.number == 0 {
@@ -369,6 +391,9 @@ func (l *link) confirm(number uint64, sent time.Time) {
 	}
 	l.deliver(func(h Handler) {
 		l.tracker.confirmed(before.sent)
+		if l.tracker.options.Position != nil {
+			l.tracker.options.Position(before.sent, position)
+		}
 		h.Confirm(before.sent)
 		l.fences.release(before.number) // under the lock: a fence must not succeed by a link that was lost meanwhile
 	})

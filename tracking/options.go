@@ -23,6 +23,13 @@ const minHeartbeat = time.Millisecond
 // clientName is what CLIENT LIST calls a link unless the program chose a name.
 const clientName = "nearcache-tracking"
 
+// A Position is how far a server has come in the writes of its primary, or of itself if it is one.
+type Position struct {
+	History string // the primary's, which changes with a failover: positions of two histories cannot be compared
+	Offset  int64  // grows with every write; -1 for a replica without a connection to what it follows
+	Source  string // of a replica: host:port of what it follows, as it was told
+}
+
 // Options say what to follow and how. Redis, Prefixes and Handler are required.
 type Options struct {
 	// Redis says how to connect: InitAddress[0] is the server. Used besides: Username, Password, AuthCredentialsFn (asked again
@@ -49,6 +56,17 @@ type Options struct {
 	// Node is the id that the node must have in its cluster, so that another one that has come to its address is not taken for it. Only with
 	// Topology. Default: any.
 	Node string
+
+	// Replica makes the link one to a replica, and a server of another role is refused. What such a link confirms is what the replica has applied,
+	// which says nothing about its primary: Position does, compared with that of a link to the primary. Not with Topology. Default: the
+	// server must be a primary.
+	Replica bool
+
+	// Position is called with each Handler.Confirm, just before it, and as it is. It has the link ask INFO replication instead of ROLE. Of a
+	// primary the position is one that every write acknowledged before asOf is not after; of a replica one up to which every write
+	// has been passed to the handler. So once a replica's is as far as a primary's, in the same history, every write that the primary acknowledged
+	// before the primary's asOf has been passed to the handler of the replica. Default: none.
+	Position func(asOf time.Time, at Position)
 
 	// Heartbeat is the time from one round trip to the next on an idle link. The as-of time is at most two heartbeats and one
 	// round trip old. It must be well under the server's timeout setting, if that is not 0. Default 250 ms, minimum 1 ms.
@@ -112,6 +130,8 @@ func (o Options) validate() error {
 		return errors.New("tracking: Options.Handler is nil: it must be set, or nobody learns what changes")
 	case o.Node != "" && o.Topology == nil:
 		return fmt.Errorf("tracking: Options.Node is %q: it must be empty without Topology, which asks for it", o.Node)
+	case o.Replica && o.Topology != nil:
+		return errors.New("tracking: Options.Replica is true: it must be false with Topology, which is for primaries")
 	case o.Heartbeat < minHeartbeat:
 		return fmt.Errorf("tracking: Options.Heartbeat is %v: it must be at least %v", o.Heartbeat, minHeartbeat)
 	case o.Deadline < o.Heartbeat:

@@ -120,8 +120,8 @@ func TestAnswerOfALostLinkConfirmsNothing(t *testing.T) {
 		l.fail(errors.New("lost"))
 		synctest.Wait() // serve has ended, and its state is ours
 		done, before := l.fences.join(), len(r.all())
-		l.confirm(l.fences.begin(), time.Now())
-		l.confirm(l.fences.begin(), time.Now())
+		l.confirm(l.fences.begin(), time.Now(), Position{})
+		l.confirm(l.fences.begin(), time.Now(), Position{})
 		if isClosed(done) || len(r.all()) != before {
 			t.Errorf("calls after the loss: %v", r.all()[before:])
 		}

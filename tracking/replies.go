@@ -2,7 +2,10 @@ package tracking
 
 import (
 	"fmt"
+	"net"
 	"slices"
+	"strconv"
+	"strings"
 )
 
 // The replies of the server, as rueidis decodes them: string, int64, float64, bool, error, []any, map[string]any, nil.
@@ -36,8 +39,11 @@ func parseHello(reply any) (helloReply, error) {
 	return hello, nil
 }
 
-// primaryRole is how ROLE names a primary.
-const primaryRole = "master"
+// How ROLE and INFO name the roles.
+const (
+	primaryRole = "master"
+	replicaRole = "slave"
+)
 
 // parseRole returns the first element of the reply of ROLE: "master", "slave" or "sentinel".
 func parseRole(reply any) (string, error) {
@@ -47,6 +53,33 @@ func parseRole(reply any) (string, error) {
 		}
 	}
 	return "", fmt.Errorf("reply of ROLE is not a role: %s", brief(reply))
+}
+
+// parseReplication reads the reply of INFO replication.
+func parseReplication(reply any) (role string, position Position, err error) {
+	text, ok := reply.(string)
+	if !ok {
+		return "", Position{}, fmt.Errorf("reply of INFO is not a text: %s", brief(reply))
+	}
+	fields := make(map[string]string)
+	for line := range strings.Lines(text) {
+		name, value, _ := strings.Cut(strings.TrimRight(line, "\r\n"), ":")
+		fields[name] = value
+	}
+	role, position.History = fields["role"], fields["master_replid"]
+	offset := "master_repl_offset"
+	if role == replicaRole {
+		offset = "slave_repl_offset" // what it has applied
+		position.Source = net.JoinHostPort(fields["master_host"], fields["master_port"])
+	}
+	position.Offset, err = strconv.ParseInt(fields[offset], 10, 64)
+	if role == replicaRole && fields["master_link_status"] != "up" {
+		position.Offset = -1 // as ROLE has it
+	}
+	if role == "" || position.History == "" || err != nil {
+		return "", Position{}, fmt.Errorf("reply of INFO does not say the role, master_replid or %s: %s", offset, brief(reply))
+	}
+	return role, position, nil
 }
 
 // checkTracking returns an error if the server's own view of the link (CLIENT TRACKINGINFO) is not a broadcast of exactly these

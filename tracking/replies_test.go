@@ -143,6 +143,9 @@ func FuzzReplies(f *testing.F) {
 		} else if fields, err := asMap(reply); err != nil || fields["proto"] != hello.protocol {
 			t.Errorf("the protocol of %v is %d", reply, hello.protocol)
 		}
+		if _, position, err := parseReplication(reply); err == nil && position.History == "" {
+			t.Errorf("%v is a position", reply)
+		}
 		if err := checkTracking(reply, []string{"k:"}); err != nil {
 			bounded(err)
 		} else {
