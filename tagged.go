@@ -4,11 +4,13 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -28,8 +30,11 @@ import (
 // the end of their lives. Nodes keep generations in L1, as coherently as everything. So a read costs a hit more for each tag, and one for the
 // whole; and nobody but this library finds an item's key in Redis, to write or delete it.
 //
-// Values, codecs and options are those of [Config]. Not to be had are Store and Remove, FailSafe, and a client without Redis. While Redis is away the
+// Values, codecs and options are those of [Config]. Not to be had are Store and Remove, and FailSafe. While Redis is away the
 // loader serves, as it does for a Cache; of readers who come one after the other more than half of MaxStaleness apart each loads.
+//
+// Without Redis (Options.Bus) each node has generations of its own, in L1, for each tag and for each item, and who invalidates a tag, or writes or
+// deletes an item, announces that on the bus. What is promised then is what Options.Bus says.
 //
 // Its methods may be called from any goroutine.
 type Tagged[V any] struct {
@@ -37,6 +42,7 @@ type Tagged[V any] struct {
 	generations *Cache[generation] // by the name of the tag
 	tags        func(string) []string
 	away        away
+	local       bool // without Redis: generations are this node's own
 }
 
 // A generation is random: it differs from all that were before, whatever Redis has lost of those.
@@ -71,23 +77,35 @@ func NewTagged[V any](client *Client, config Config[V], tags func(key string) []
 		return nil, fmt.Errorf("nearcache: cache %q: the function of its tags is nil: it must return those of a key; use New for a cache without", config.Name)
 	case config.Prefix == "":
 		return nil, config.validate(client.options)
-	case client.options.withoutRedis():
-		return nil, fmt.Errorf("nearcache: cache %q: tags need Redis, which Options.Bus replaces: use New, and Flush to forget everything", config.Name)
 	case config.FailSafe.MaxAge != 0:
 		return nil, configError(config.Name, "FailSafe", config.FailSafe, "cannot be had with tags: nothing tells what was invalidated while Redis is away")
 	case config.Store != nil || config.Remove != nil:
 		return nil, configError(config.Name, "Store or Remove", "set", "cannot be had with tags: change the source, and then call Set or Delete")
 	}
-	generations, err := New(client, Config[generation]{
+	t := &Tagged[V]{tags: tags, away: away{slot: client.options.MaxStaleness / 2}, local: client.options.withoutRedis()}
+	generations := Config[generation]{
 		Name: config.Name + " tags", Prefix: config.Prefix + "tag:", TTL: generationLife,
 		Codec: Codec[generation]{Encode: encodeGeneration, Decode: decodeGeneration},
-	})
-	if err != nil {
+	}
+	if t.local {
+		generations.Load = t.loadGeneration
+	}
+	var err error
+	if t.generations, err = New(client, generations); err != nil {
 		return nil, err
 	}
-	t := &Tagged[V]{generations: generations, tags: tags, away: away{slot: client.options.MaxStaleness / 2}}
 	t.items, err = New(client, byKeyAlone(config))
 	return t, err
+}
+
+// loadGeneration makes a generation of this node's own. While the bus is down L1 does not keep it, and readers share one all the same.
+func (t *Tagged[V]) loadGeneration(_ context.Context, name string) (generation, error) {
+	if t.generations.client.bus.Status().Live {
+		return newGeneration(), nil
+	}
+	shared := t.away.generation(true)
+	sum := sha256.Sum256(append(shared[:], name...))
+	return generation(sum[:len(shared)]), nil
 }
 
 // byKeyAlone has the functions of a config see the keys that users know.
@@ -155,8 +173,19 @@ func tagName(tag string) string {
 	return tag
 }
 
+// own is the name of the tag that one item alone has, without Redis.
+func own(key string) string { return everything + "=" + key }
+
 // tagsOf returns the names of an item's tags, each once.
 func (t *Tagged[V]) tagsOf(key string) ([]string, error) {
+	names, err := t.namesOf(key)
+	if err == nil && t.local {
+		names = append(slices.Clip(names), own(key))
+	}
+	return names, err
+}
+
+func (t *Tagged[V]) namesOf(key string) ([]string, error) {
 	if key == "" {
 		return nil, t.items.checkKey(key)
 	}
@@ -190,6 +219,9 @@ func (t *Tagged[V]) checkTag(tag string) error {
 
 // generation returns that of a tag. Whoever finds none gives it one.
 func (t *Tagged[V]) generation(ctx context.Context, name string, options ...ReadOption) (generation, error) {
+	if t.local {
+		return t.generations.Get(ctx, name) // which nothing but an announcement ends
+	}
 	g, err := t.generations.Get(ctx, name, options...)
 	if errors.Is(err, ErrNotFound) {
 		return t.generations.Update(ctx, name, func(now generation, exists bool) (generation, error) {
@@ -260,6 +292,9 @@ func (t *Tagged[V]) places(ctx context.Context, keys []string, options ...ReadOp
 	}
 	slices.Sort(names)
 	names = slices.Compact(names)
+	if t.local {
+		options = nil
+	}
 	found, err := t.generations.GetMany(ctx, names, options...)
 	failed := make(map[string]error)
 	_ = splitKeyErrors(err, failed) // GetMany has no other errors
@@ -345,17 +380,35 @@ func (t *Tagged[V]) InvalidateTag(ctx context.Context, tags ...string) error {
 	if len(names) == 0 {
 		return nil
 	}
+	if t.local {
+		return t.generations.DeleteMany(ctx, slices.Collect(maps.Keys(names)))
+	}
 	return t.generations.SetMany(ctx, names)
+}
+
+// announce has all nodes forget items, without Redis.
+func (t *Tagged[V]) announce(ctx context.Context, keys ...string) error {
+	names := make([]string, len(keys))
+	for i, key := range keys {
+		if err := t.items.checkKey(key); err != nil {
+			return err
+		}
+		names[i] = own(key)
+	}
+	return t.generations.DeleteMany(ctx, names)
 }
 
 // InvalidateAll is InvalidateTag for a tag that every item of the cache has.
 func (t *Tagged[V]) InvalidateAll(ctx context.Context) error {
+	if t.local {
+		return t.generations.Delete(ctx, everything)
+	}
 	return t.generations.Set(ctx, everything, newGeneration())
 }
 
 // Clear is InvalidateAll, and then removes from Redis what is found no more, too, as [Cache.Clear] does: for its memory, since nobody reads it.
 func (t *Tagged[V]) Clear(ctx context.Context, options BulkOptions) (removed int64, err error) {
-	if err := t.InvalidateAll(ctx); err != nil {
+	if err := t.InvalidateAll(ctx); err != nil || t.local {
 		return 0, err
 	}
 	return t.items.Clear(ctx, options)
@@ -402,6 +455,12 @@ func (t *Tagged[V]) GetMany(ctx context.Context, keys []string, options ...ReadO
 
 // Set is [Cache.Set].
 func (t *Tagged[V]) Set(ctx context.Context, key string, value V, options ...WriteOption) error {
+	if t.local {
+		if _, err := t.items.encode(key, value); err != nil {
+			return err
+		}
+		return t.announce(ctx, key)
+	}
 	place, err := t.place(ctx, key, Fresh())
 	if err != nil {
 		return err
@@ -412,8 +471,16 @@ func (t *Tagged[V]) Set(ctx context.Context, key string, value V, options ...Wri
 // SetMany is [Cache.SetMany].
 func (t *Tagged[V]) SetMany(ctx context.Context, items map[string]V, options ...WriteOption) error {
 	keys := make([]string, 0, len(items))
-	for key := range items {
+	for key, value := range items {
+		if t.local {
+			if _, err := t.items.encode(key, value); err != nil {
+				return err
+			}
+		}
 		keys = append(keys, key)
+	}
+	if t.local {
+		return t.announce(ctx, keys...)
 	}
 	places, failed, err := t.placesToWrite(ctx, keys)
 	if err != nil {
@@ -447,6 +514,9 @@ func (t *Tagged[V]) Touch(ctx context.Context, key string, options ...WriteOptio
 
 // Delete is [Cache.Delete].
 func (t *Tagged[V]) Delete(ctx context.Context, key string) error {
+	if t.local {
+		return t.announce(ctx, key)
+	}
 	place, err := t.place(ctx, key, Fresh())
 	if err != nil {
 		return err
@@ -456,6 +526,9 @@ func (t *Tagged[V]) Delete(ctx context.Context, key string) error {
 
 // DeleteMany is [Cache.DeleteMany].
 func (t *Tagged[V]) DeleteMany(ctx context.Context, keys []string) error {
+	if t.local {
+		return t.announce(ctx, keys...)
+	}
 	places, failed, err := t.placesToWrite(ctx, keys)
 	if err != nil {
 		return err

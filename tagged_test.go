@@ -346,6 +346,101 @@ func TestTagsWhileRedisIsAway(t *testing.T) {
 	}
 }
 
+// Nodes without Redis tell each other which tags, and which items, are to be forgotten.
+func TestTagsWithoutRedis(t *testing.T) {
+	t.Parallel()
+	network := broadcast.NewNetwork(broadcast.NetworkOptions{})
+	source := new(versions)
+	newNode := func() *nearcache.Tagged[string] {
+		bus, err := broadcast.New(broadcast.Options{Transport: network.Transport()})
+		check(t, err)
+		t.Cleanup(func() { check(t, bus.Close(context.Background())) })
+		client := open(t, nearcache.Options{Bus: bus, SettleFills: true, MaxStaleness: 10 * time.Minute}) // readers share loads for half of that while the bus is down
+		return newTagged(t, client, nearcache.Config[string]{Load: source.load})
+	}
+	mine, theirs := newNode(), newNode()
+	both := []*nearcache.Tagged[string]{mine, theirs}
+	keys := []string{"7/1", "7/2", "8/1", "8/2!", "*=7/1"}
+	reads := func(of func(key string) string) {
+		t.Helper()
+		for _, tagged := range both {
+			for _, key := range keys {
+				want := of(key) + " " + key
+				eventually(t, fmt.Sprintf("%q is %q", key, want), func() bool {
+					got, err := tagged.Get(t.Context(), key)
+					return err == nil && got == want
+				})
+			}
+			items, err := tagged.GetMany(t.Context(), keys)
+			check(t, err)
+			for _, key := range keys {
+				if items[key] != of(key)+" "+key {
+					t.Errorf("%q is %q of several", key, items[key])
+				}
+			}
+		}
+	}
+	always := func(now string) func(string) string { return func(string) string { return now } }
+	change := func(now int64, announce func() error) {
+		t.Helper()
+		source.now.Store(now)
+		check(t, announce())
+	}
+	// The first message of a node makes the others forget everything, since they cannot know what it has said before.
+	source.now.Store(-2)
+	reads(always("-2"))
+	change(-1, func() error { return mine.InvalidateAll(t.Context()) })
+	reads(always("-1"))
+	change(0, func() error { return theirs.InvalidateAll(t.Context()) })
+	reads(always("0"))
+	if loads := source.loads.Load(); loads < int64(6*len(keys)) || loads > int64(8*len(keys)) {
+		t.Errorf("%d loads of %d items by two nodes, all forgotten twice", loads, len(keys))
+	}
+	change(1, func() error { return mine.InvalidateTag(t.Context(), "tenant:7") })
+	wantTagged(t, mine, "7/1", "1 7/1") // at once
+	now := map[string]string{"7/1": "1", "7/2": "1", "8/1": "0", "8/2!": "0", "*=7/1": "0"}
+	current := func(key string) string { return now[key] }
+	reads(current)
+	change(2, func() error { return theirs.InvalidateTag(t.Context(), "urgent\x00\xff", "nobody has this one") })
+	now["8/2!"] = "2"
+	reads(current)
+	change(3, func() error { return mine.Delete(t.Context(), "7/1") })
+	now["7/1"] = "3"
+	reads(current)
+	change(4, func() error { return mine.Set(t.Context(), "7/2", "as the source has it") })
+	now["7/2"] = "4"
+	reads(current)
+	change(5, func() error { return mine.SetMany(t.Context(), map[string]string{"7/1": "v", "8/1": "v"}) })
+	now["7/1"], now["8/1"] = "5", "5"
+	reads(current)
+	change(6, func() error { return theirs.DeleteMany(t.Context(), []string{"*=7/1", "8/1"}) })
+	now["*=7/1"], now["8/1"] = "6", "6"
+	reads(current)
+	wantTagged(t, mine, "7/1", "6 7/1", nearcache.Fresh()) // by the loader
+	change(7, func() error { return mine.InvalidateAll(t.Context()) })
+	reads(always("7"))
+	change(8, func() error { _, err := theirs.Clear(t.Context(), nearcache.BulkOptions{}); return err })
+	reads(always("8"))
+
+	for name, err := range map[string]error{
+		"Delete":     mine.Delete(t.Context(), ""),
+		"DeleteMany": mine.DeleteMany(t.Context(), []string{"7/1", ""}),
+		"Set":        mine.Set(t.Context(), "", "v"),
+	} {
+		if !errors.Is(err, nearcache.ErrInvalidKey) {
+			t.Errorf("%s of a key that is none: %v", name, err)
+		}
+	}
+	_, err := mine.Update(t.Context(), "7/1", func(now string, _ bool) (string, error) { return now, nil })
+	mentions(t, err, "Update needs Redis")
+
+	network.Disconnect()
+	source.now.Store(9)
+	reads(always("9"))
+	network.Connect()
+	reads(always("9"))
+}
+
 // A tag and the items that have it are on different servers of a cluster.
 func TestTagsInACluster(t *testing.T) {
 	t.Parallel()
@@ -396,12 +491,6 @@ func TestTaggedChecksItsInput(t *testing.T) {
 			mentions(t, err, test.words...)
 		}
 	}
-	bus, err := broadcast.New(broadcast.Options{Transport: broadcast.NewNetwork(broadcast.NetworkOptions{}).Transport()})
-	check(t, err)
-	t.Cleanup(func() { check(t, bus.Close(context.Background())) })
-	_, err = nearcache.NewTagged(open(t, nearcache.Options{Bus: bus}), nearcache.Config[string]{Name: "a", Prefix: prefix, Load: load}, tenants)
-	mentions(t, err, "Redis", "Options.Bus")
-
 	many := make([]string, 65)
 	for i := range many {
 		many[i] = fmt.Sprint(i)
