@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -10,6 +11,9 @@ import (
 	"github.com/go-nearcache/nearcache"
 	"github.com/go-nearcache/nearcache/internal/oracle"
 )
+
+// longAgo is before any read.
+const longAgo oracle.Instant = math.MinInt64
 
 // commandLife is the client's own life of a reply: longer than any value's, so that what ends is the value.
 const commandLife = time.Hour
@@ -31,7 +35,7 @@ func (n *node) readByCommands(ctx context.Context, pick *picker, w witness) {
 		results := n.redis.DoMultiCache(ctx, commands...)
 		ended := oracle.Now()
 		for i, key := range keys {
-			value, err := itemOf(results[i], began)
+			value, err := itemOf(results[i])
 			n.testify(w, key, value, err, began, ended)
 		}
 	case 4, 5:
@@ -41,7 +45,7 @@ func (n *node) readByCommands(ctx context.Context, pick *picker, w witness) {
 		}
 	default:
 		began := oracle.Now()
-		value, err := itemOf(n.redis.DoCache(ctx, b.Get().Key(fullNames[key]).Cache(), commandLife), began)
+		value, err := itemOf(n.redis.DoCache(ctx, b.Get().Key(fullNames[key]).Cache(), commandLife))
 		n.testify(w, key, value, err, began, oracle.Now())
 	}
 }
@@ -52,20 +56,19 @@ func (n *node) mget(ctx context.Context, keys []int) []answer {
 	for i, key := range keys {
 		names[i] = fullNames[key]
 	}
-	began := oracle.Now()
 	values, err := n.redis.DoCache(ctx, n.redis.B().Mget().Key(names...).Cache(), commandLife).ToArray()
 	answers := make([]answer, len(keys))
 	for i, key := range keys {
 		answers[i] = answer{key: key, err: err}
 		if err == nil {
-			answers[i].value, answers[i].err = itemOf(rueidis.NewResult(values[i], nil), began)
+			answers[i].value, answers[i].err = itemOf(rueidis.NewResult(values[i], nil))
 		}
 	}
 	return answers
 }
 
-// itemOf decodes a reply to a read that began then.
-func itemOf(result rueidis.RedisResult, began oracle.Instant) (*item, error) {
+// itemOf decodes a reply.
+func itemOf(result rueidis.RedisResult) (*item, error) {
 	text, err := result.ToString()
 	switch {
 	case rueidis.IsRedisNil(err):
@@ -75,7 +78,7 @@ func itemOf(result rueidis.RedisResult, began oracle.Instant) (*item, error) {
 	}
 	value, err := decode([]byte(text))
 	if err == nil && result.IsCacheHit() {
-		value.made = began - 1 // it was there before
+		value.made = longAgo // it was there before
 	}
 	return value, err
 }
@@ -92,9 +95,10 @@ func (n *node) writeByCommand(ctx context.Context, pick *picker, key int, versio
 	case 0:
 		return setByScript.Exec(ctx, n.redis, []string{name}, []string{value, milliseconds}).Error()
 	case 1:
-		return n.redis.Dedicated(func(d rueidis.DedicatedClient) error {
-			return d.DoMulti(ctx, b.Multi().Build(), set, b.Exec().Build())[2].Error()
-		})
+		// Closed, and not given back: rueidis gives back with UNSUBSCRIBE, and takes the -BUSY of a server that runs a script for one reply too many.
+		d, _ := n.redis.Dedicate()
+		defer d.Close()
+		return d.DoMulti(ctx, b.Multi().Build(), set, b.Exec().Build())[2].Error()
 	}
 	return n.redis.Do(ctx, set).Error()
 }

@@ -50,9 +50,9 @@ type nodeWires struct{ data, link *wire }
 
 // nodeConfigs are the nodes of every run. The last is the child.
 var nodeConfigs = []nodeConfig{
-	{Bound: time.Second, Verify: true},
+	{Bound: time.Second, Verify: true, Through: true},
 	{Bound: 200 * time.Millisecond, Ahead: true},
-	{Bound: 500 * time.Millisecond, MaxBytes: 1 << 20}, // too small for what it reads
+	{Bound: 500 * time.Millisecond, MaxBytes: 1 << 20, FailSafe: true}, // too small for what it reads
 	{Bound: 250 * time.Millisecond, StaleLimit: 2 * time.Second},
 	{Bound: 400 * time.Millisecond},
 }

@@ -27,6 +27,8 @@ type nodeConfig struct {
 	MaxBytes   int64
 	Verify     bool // the library compares what it serves with Redis, and writes canaries
 	Ahead      bool // sourced and tagged items are refreshed before their end, and loaded several at a time
+	Through    bool // sourced items are written through the library
+	FailSafe   bool // sourced items are served past every bound if a load fails or is slow, to readers that set none
 	Wires      wires
 }
 
@@ -48,12 +50,14 @@ type node struct {
 	tagged *nearcache.Tagged[*item] // the one of its class
 
 	failedReads atomic.Uint64
-	slowest     atomic.Int64 // the longest read, in nanoseconds
+	failSafe    atomic.Uint64 // reads that were served past every bound, and knew
+	slowest     atomic.Int64  // the longest read, in nanoseconds
 }
 
 // A cache is what a Cache and a Tagged have in common.
 type cache interface {
 	Get(ctx context.Context, key string, options ...nearcache.ReadOption) (*item, error)
+	GetItem(ctx context.Context, key string, options ...nearcache.ReadOption) (nearcache.Item[*item], error)
 	GetMany(ctx context.Context, keys []string, options ...nearcache.ReadOption) (map[string]*item, error)
 	Set(ctx context.Context, key string, value *item, options ...nearcache.WriteOption) error
 	Delete(ctx context.Context, key string) error
@@ -134,12 +138,29 @@ func openNode(ctx context.Context, config nodeConfig, login *credentials, source
 		}
 	}
 	if config.Verify {
-		// Whatever else a cache may have on at once, but for FailSafe, which no bound holds for.
+		// Whatever else a cache may have on at once.
 		all := &configs[sourced]
 		all.Jitter, all.StaleWhileRevalidate, all.RefreshInvalidated, all.MaxValueBytes = 0.2, sourcedLife, 1000, 1<<20
 		all.Shadow = nearcache.Shadow{SampleRate: 0.01, MaxPerSecond: 50}
 		all.Entry = func(string, *item) nearcache.EntryOptions { return nearcache.EntryOptions{LocalTTL: sourcedLife} }
 		all.Clone = func(i *item) *item { other := *i; return &other }
+	}
+	if config.Through {
+		store := source.(*memorySource) // of this process
+		configs[sourced].Store = func(_ context.Context, name string, value *item) error {
+			store.commit(value.key, value.version)
+			return nil
+		}
+		configs[sourced].Remove = func(_ context.Context, name string) error {
+			key, err := keyOf(sourced, name)
+			if err == nil {
+				store.commit(key, 0)
+			}
+			return err
+		}
+	}
+	if config.FailSafe {
+		configs[sourced].FailSafe = nearcache.FailSafe{MaxAge: time.Minute, SoftTimeout: loadTimeout / 10, RetryAfter: loadTimeout / 2}
 	}
 	for c := range classes {
 		configs[c].Name, configs[c].Prefix, configs[c].Codec = classNames[c], c.prefix(), codec
@@ -261,6 +282,15 @@ func (n *node) readBurst(ctx context.Context, r reading, pick *picker, w witness
 			c, key = plain, plain.first()+pick.rng.IntN(r.hottest)
 		}
 		began := oracle.Now()
+		if n.FailSafe && c == sourced {
+			item, err := n.caches[c].GetItem(ctx, keyNames[key], r.options...)
+			if item.Stale && len(r.options) == 0 {
+				n.failSafe.Add(1) // which is what was asked for
+			} else {
+				n.testify(w, key, item.Value, err, began, oracle.Now())
+			}
+			continue
+		}
 		value, err := n.caches[c].Get(ctx, keyNames[key], r.options...)
 		n.testify(w, key, value, err, began, oracle.Now())
 	}
@@ -298,6 +328,9 @@ func (n *node) getMany(ctx context.Context, c class, keys []int, options ...near
 	names := make([]string, len(keys))
 	for i, key := range keys {
 		names[i] = keyNames[key]
+	}
+	if n.FailSafe && c == sourced && len(options) == 0 {
+		options = []nearcache.ReadOption{nearcache.MaxStaleness(n.promised())} // GetMany does not tell what is served past it
 	}
 	values, err := n.caches[c].GetMany(ctx, names, options...)
 	failures := keyErrors(err)

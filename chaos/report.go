@@ -110,10 +110,11 @@ func (f *fleet) progress(elapsed time.Duration) string {
 
 func (f *fleet) summary(took time.Duration, seed uint64) string {
 	counts, groups := f.oracle.Counts(), f.oracle.Groups()
-	var failed uint64
+	var failed, failSafe uint64
 	var slowest time.Duration
 	for _, n := range f.nodes {
 		failed += n.failedReads.Load()
+		failSafe += n.failSafe.Load()
 		slowest = max(slowest, time.Duration(n.slowest.Load()))
 	}
 	var b strings.Builder
@@ -125,6 +126,7 @@ func (f *fleet) summary(took time.Duration, seed uint64) string {
 	line("undecided", "%d", counts.Undecided)
 	line("served from L1", "%.2f%%", localShare(groups))
 	line("reads that failed", "%d; longest read %v", failed, slowest.Round(time.Millisecond))
+	line("past every bound", "%d by FailSafe, to readers that were told", failSafe)
 	w := f.writers
 	line("writes", "%d acknowledged, %d refused, %d unknown, %d held back", w.acknowledged.Load(), w.refused.Load(), w.unknown.Load(), w.denied.Load())
 	line("orders found", "for %d histories of %d fresh reads; %d given up, %d have none", f.orders.Checked.Load(), f.orders.Reads.Load(), f.orders.GivenUp.Load(), f.orders.Failures.Load())

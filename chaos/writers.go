@@ -219,7 +219,7 @@ func (w *writers) byOutsider(ctx context.Context, pick *picker) {
 }
 
 // atSource changes an item in the source and then tells the cache: mostly by removing it, until that is acknowledged; at times by
-// writing the new value through a node, or by another program.
+// writing the new value through a node, or by another program. One node writes the source itself.
 func (w *writers) atSource(ctx context.Context, key int, pick *picker) {
 	change := oracle.Change{Absent: pick.rng.IntN(8) == 0}
 	how := pick.rng.IntN(6)
@@ -230,6 +230,15 @@ func (w *writers) atSource(ctx context.Context, key int, pick *picker) {
 	}
 	for _, write := range w.begin(by, change, key) {
 		version := write.Version()
+		if by == n.ID && n.Through {
+			w.end(write, untilAcknowledged(ctx, func(ctx context.Context) error {
+				if change.Absent {
+					return n.caches[sourced].Delete(ctx, keyNames[key])
+				}
+				return n.caches[sourced].Set(ctx, keyNames[key], &item{key: key, version: version})
+			}))
+			return
+		}
 		if change.Absent {
 			version = 0
 		}

@@ -290,7 +290,7 @@ func (s *suite) manyNodes() {
 	nodes := make([]node, s.config.Nodes)
 	recorders := make([]*Recorder, s.config.Nodes)
 	for i := range nodes {
-		nodes[i] = s.node(func(o *broadcast.Options) { o.Heartbeat = time.Second })
+		nodes[i] = s.node(func(o *broadcast.Options) { o.Heartbeat = time.Minute }) // each goes to all, as the messages do
 		recorders[i] = s.listen(nodes[i], topic)
 	}
 	for _, n := range nodes {
