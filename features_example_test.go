@@ -13,7 +13,10 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/redis/rueidis"
+
 	"github.com/go-nearcache/nearcache"
+	"github.com/go-nearcache/nearcache/internal/redistest"
 )
 
 // The value decides how long it lives: what changes often is kept for a short time.
@@ -468,6 +471,40 @@ func ExampleSkipLocal() {
 }
 
 // Everything of one tenant is forgotten by one write, on all nodes.
+// What L1 does not hold is read from a replica that is known to be new enough, and everything else from the primary.
+func ExampleOptions_replicas() {
+	server := startRedis()
+	defer server.Close()
+	ctx := context.Background()
+	replica, err := redistest.RunReplica(ctx, server, redistest.Config{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer replica.Close()
+
+	options := nearcache.Options{Redis: server.ClientOption(), Prefixes: []string{"user:"}}
+	options.Redis.ReadNodeSelector = rueidis.PreferReplicaNodeSelector()
+	options.Redis.Standalone.ReplicaAddress = []string{replica.Addr()} // clusters and sentinels tell by themselves
+	client, err := nearcache.Open(ctx, options)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close(ctx)
+	users, err := nearcache.New(client, nearcache.Config[User]{Name: "users", Prefix: "user:"})
+	if err != nil {
+		log.Fatal(err)
+	}
+
+	err = users.Set(ctx, "42", User{"42", "Ada"})
+	fmt.Println(err)
+	u, err := users.Get(ctx, "42") // whether the replica has it yet or not
+	fmt.Println(u.Name, err)
+
+	// Output:
+	// <nil>
+	// Ada <nil>
+}
+
 func ExampleTagged() {
 	server := startRedis()
 	defer server.Close()
