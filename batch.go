@@ -68,7 +68,7 @@ func (c *Cache[V]) fetchAgain(ctx context.Context, of []answered[V]) (open []ans
 	for i, m := range of {
 		full[i] = c.config.Prefix + m.key
 	}
-	answers := c.client.remote.fetchMany(ctx, full, nil)
+	answers := c.client.remote.fetchMany(ctx, full, c.client.remote.owners(full))
 	var settled []answered[V]
 	for i, m := range of {
 		m.answer = answers[i]

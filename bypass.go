@@ -225,7 +225,7 @@ func (c *Cache[V]) passMany(ctx context.Context, keys []string, q query) []loade
 		if len(full) == 1 {
 			answers = []reply{c.client.remote.fetch(ctx, full[0])}
 		} else {
-			answers = c.client.remote.fetchMany(ctx, full, nil)
+			answers = c.client.remote.fetchMany(ctx, full, c.client.remote.owners(full))
 			if !c.loads() {
 				c.refuseOtherTypes(ctx, full, answers)
 			}

@@ -36,11 +36,7 @@ type Client struct {
 	logger    *slog.Logger
 	remote    remote
 	verifier  *verifier // nil unless Options.Verify asks for one
-
-	// Of Options.Redis, if replicas are to be read; else nil and false.
-	selector rueidis.ReadNodeSelectorFunc
-	zoned    bool
-	floors   *floors
+	floors    *floors   // nil unless replicas are to be read
 
 	wrapper
 	caches     caches
@@ -79,8 +75,8 @@ func Open(ctx context.Context, options Options) (*Client, error) {
 		telemetry: instruments,
 		logger:    options.Logger,
 	}
-	if c.selector = options.Redis.ReadNodeSelector; c.selector != nil {
-		c.zoned, c.floors = options.Redis.EnableReplicaAZInfo, &floors{seed: maphash.MakeSeed()}
+	if options.readsReplicas() {
+		c.floors = &floors{seed: maphash.MakeSeed()}
 	}
 	c.secrets.Watch(&c.options.Redis)
 	c.closedDone = make(chan struct{})
@@ -224,21 +220,19 @@ func (c *Client) Close(ctx context.Context) error {
 // Fence returns once every write that had been acknowledged by Redis when it was called has reached L1. Reads that begin after
 // it see those writes, without Fresh. It costs two small round trips to each server, shared by all callers. A client without Redis has no
 // fence: there it always fails.
-func (c *Client) Fence(ctx context.Context) error {
-	began := localcache.Now()
-	return c.fence(ctx, c.servers(), func(r *server) { r.refuse(began) })
-}
+func (c *Client) Fence(ctx context.Context) error { return c.fence(ctx, c.servers(), true) }
 
 // fenceShortly is Fence for a read of the key prefix+key, which has Redis to ask if the link does not answer in time, or a replica is behind: see
 // fenced.
 func (c *Client) fenceShortly(ctx context.Context, prefix, key string) error {
 	ctx, cancel := context.WithTimeout(ctx, c.options.RemoteTimeout)
 	defer cancel()
-	return c.fence(ctx, []*server{c.serverOf(prefix, key)}, nil)
+	return c.fence(ctx, []*server{c.serverOf(prefix, key)}, false)
 }
 
-// fence fences servers, and the replicas that are read. behind, if it is set, is called with each that is behind; else that is an error.
-func (c *Client) fence(ctx context.Context, servers []*server, behind func(*server)) error {
+// fence fences servers, and the replicas that are read. If behind is true, a replica that is behind is of no use until it is not any more; else that
+// it is behind is an error.
+func (c *Client) fence(ctx context.Context, servers []*server, behind bool) error {
 	if c.closed.Load() {
 		return ErrClosed
 	}
@@ -247,13 +241,17 @@ func (c *Client) fence(ctx context.Context, servers []*server, behind func(*serv
 	}
 	began, since := time.Now(), localcache.Now()
 	err := inParallel(servers, func(s *server) error {
+		if behind {
+			raise(&s.replicaFloor, since) // of one that comes later, too
+		}
 		err := s.fence(ctx)
 		r := s.replica.Load()
 		if err != nil || r == nil {
 			return err
 		}
-		if err = r.fenceReplica(ctx, since); err != nil && behind != nil && ctx.Err() == nil {
-			behind(r)
+		err = r.fenceReplica(ctx, since)
+		if behind && errors.Is(err, errBehind) {
+			r.shard.Suspend()
 			return nil
 		}
 		return err

@@ -61,7 +61,7 @@ type Options struct {
 	// through them.
 	//
 	// Reads go to primaries, unless ReadNodeSelector is set: then it chooses, of a primary (the first) and its replicas, the one that this client
-	// reads what L1 does not hold from, once and when what there is to choose from has changed. With EnableReplicaAZInfo it is
+	// reads what L1 does not hold from: once, again when that one is gone or of no use, and every ten seconds while it is the primary. With EnableReplicaAZInfo it is
 	// told the availability zones. MaxStaleness, Fresh and a node's own writes hold as ever: what a replica has not applied yet is read at its
 	// primary. Replicas are those of the cluster, those that the sentinels know, or, of one server, Standalone.ReplicaAddress. The commands
 	// of Client.Rueidis go to primaries. The user needs the right to INFO.
@@ -176,10 +176,13 @@ func (o Options) withDefaults() Options {
 // withoutRedis reports whether L1 and the loader are all there is.
 func (o Options) withoutRedis() bool { return o.Bus != nil && len(o.Redis.InitAddress) == 0 }
 
+// readsReplicas reports whether somebody chooses servers to read from.
+func (o Options) readsReplicas() bool { return o.Redis.ReadNodeSelector != nil }
+
 // heartbeat is short enough that a missed one still leaves time to notice before reads have to wait for a fence. What comes from a replica is known to
 // hold two heartbeats later.
 func (o Options) heartbeat() time.Duration {
-	if o.Redis.ReadNodeSelector != nil {
+	if o.readsReplicas() {
 		return max(min(o.MaxStaleness/8, time.Second), time.Millisecond)
 	}
 	return min(o.MaxStaleness/4, time.Second)

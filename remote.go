@@ -57,13 +57,10 @@ func (r *remote) answered(s *server, direct bool, key string) *localcache.Shard 
 }
 
 // fetchMany reads several values in one round trip to each server. It does not say how long they live, because asking for each would cost
-// more than the values do: lives does, while the reader goes on. It asks the owners of the keys, or the servers that are given; what a replica
-// among them cannot say, its primary is asked for.
+// more than the values do: lives does, while the reader goes on. Each key is asked of its server; what a replica cannot say, its primary is asked
+// for.
 func (r *remote) fetchMany(ctx context.Context, keys []string, servers []*server) []reply {
 	replies := make([]reply, len(keys))
-	if servers == nil {
-		servers = r.owners(keys)
-	}
 	fetch := func(servers []*server) {
 		_ = split(servers, func(s *server, mine []int) error {
 			part := make([]string, len(mine))

@@ -45,11 +45,11 @@ type position struct {
 	asOf   localcache.Instant
 }
 
-// mostPositions is how many are remembered. They are positionsApart or more, a part of MaxStaleness, so that they reach back for longer than
+// mostPositions is how many are remembered. There are up to positionsPerBound of them for each MaxStaleness, so that they reach back for longer than
 // a replica may be behind and be of use.
 const (
-	mostPositions  = 512
-	positionsApart = mostPositions / 4
+	positionsPerBound = 128
+	mostPositions     = 4 * positionsPerBound
 )
 
 func (p *positions) note(asOf localcache.Instant, at tracking.Position, apart time.Duration) {
@@ -96,9 +96,8 @@ func (p *positions) reached(by tracking.Position) (asOf localcache.Instant, ok, 
 // the shard's as-of time says.
 type following struct {
 	mu        sync.Mutex
-	up        bool               // the link is live, and the replica wanted
-	unsettled bool               // the next position may be from before a flush
-	notBefore localcache.Instant // what the replica has to come to before it is of use again
+	up        bool // the link is live, and the replica wanted
+	unsettled bool // the next position may be from before a flush
 	delivered atomic.Pointer[tracking.Position]
 	proof     atomic.Pointer[proof] // while the replica is opened
 }
@@ -140,7 +139,7 @@ func (h *replicaHandler) Flush() {
 	f.unsettled = true
 	f.delivered.Store(nowhereYet)
 	h.shard.Suspend()
-	raise(&h.primary.replicaFloor)
+	raise(&h.primary.replicaFloor, localcache.Now())
 }
 
 func (h *replicaHandler) Lost(error) { (*server)(h).turnAway(false) }
@@ -162,7 +161,7 @@ func (h *replicaHandler) Position(_ time.Time, at tracking.Position) {
 
 // Position is told by the primary's link.
 func (h *linkHandler) Position(asOf time.Time, at tracking.Position) {
-	h.positions.note(localcache.At(asOf), at, h.client.options.MaxStaleness/positionsApart)
+	h.positions.note(localcache.At(asOf), at, h.client.options.MaxStaleness/positionsPerBound)
 	if r := h.replica.Load(); r != nil {
 		r.following.mu.Lock()
 		defer r.following.mu.Unlock()
@@ -180,7 +179,7 @@ func (s *server) catchUp() {
 	case !ok || !f.up:
 	case s.shard.Live():
 		s.shard.Confirm(asOf)
-	case asOf >= f.notBefore && !s.client.closed.Load():
+	case !s.client.closed.Load():
 		s.shard.RenewUnconfirmed() // a replica that was started anew may be behind what it had come to before
 		s.shard.Confirm(asOf)
 	}
@@ -194,20 +193,9 @@ func (s *server) turnAway(forGood bool) {
 	f.up = false
 	f.delivered.Store(nowhereYet)
 	s.shard.Suspend()
-	raise(&s.primary.replicaFloor)
+	raise(&s.primary.replicaFloor, localcache.Now())
 	if forGood {
 		s.shard.Close()
-	}
-}
-
-// refuse has nothing served any more that came from a replica, until it has come to an instant.
-func (s *server) refuse(until localcache.Instant) {
-	f := &s.following
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.notBefore = max(f.notBefore, until)
-	if s.shard.AsOf() < until {
-		s.shard.Suspend()
 	}
 }
 
@@ -218,15 +206,16 @@ var errBehind = errors.New("nearcache: the replica is behind its primary")
 const fencesBehind = 2
 
 // fenceReplica returns once a replica's as-of time is since or later, which the primary's link has been fenced for, or an error that wraps
-// errBehind.
+// errBehind, or is the cause of ctx.
 func (s *server) fenceReplica(ctx context.Context, since localcache.Instant) error {
 	reached := func() bool { return s.shard.Live() && s.shard.AsOf() >= since }
-	var err error
 	for tries := 0; !reached(); tries++ {
 		if tries == fencesBehind {
 			return errBehind
 		}
-		if err = s.link().Fence(ctx); err != nil {
+		if err := s.link().Fence(ctx); ctx.Err() != nil {
+			return context.Cause(ctx)
+		} else if err != nil {
 			return fmt.Errorf("%w: %v", errBehind, err) //nolint:errorlint // its primary's link is not down when its own is
 		}
 	}
@@ -317,19 +306,18 @@ func (f *floors) of(prefix, key string) localcache.Instant {
 // raise is for what was just seen or done. A nil floors has no replicas to raise them for.
 func (f *floors) raise(key string) {
 	if f != nil {
-		raise(f.at("", key))
+		raise(f.at("", key), localcache.Now())
 	}
 }
 
 func (f *floors) raiseAll() {
 	if f != nil {
-		raise(&f.all)
+		raise(&f.all, localcache.Now())
 	}
 }
 
-func raise(floor *atomic.Int64) {
-	now := int64(localcache.Now())
-	for before := floor.Load(); before < now && !floor.CompareAndSwap(before, now); before = floor.Load() {
+func raise(floor *atomic.Int64, to localcache.Instant) {
+	for before := floor.Load(); before < int64(to) && !floor.CompareAndSwap(before, int64(to)); before = floor.Load() {
 	}
 }
 
@@ -360,13 +348,17 @@ func (r *replicaSet) get() []tracking.Node {
 	return r.nodes
 }
 
-// keepReplica has reads go to the replica that the selector chooses, for as long as the topology has it and its link is live. A replica that
-// cannot be used is passed over while there are others.
+// replicaRest is how long a selector that has chosen the primary is not asked again.
+const replicaRest = 10 * time.Second
+
+// keepReplica has reads go to the replica that the selector chooses, for as long as the topology has it and it is of use. A replica that is not is
+// passed over while there are others. A selector that has chosen the primary is asked again after a while, or when there are other replicas.
 func (s *server) keepReplica(ctx context.Context) {
 	var current *server
 	defer func() { s.drop(current) }()
 	zones := make(map[string]string)
 	failed, reported := "", ""
+	var rest time.Time // until when the primary is read, as the selector has chosen
 	useful := time.Now()
 	patience := s.client.options.RemoteTimeout + 4*s.client.options.heartbeat()
 	tick := time.NewTicker(unrest)
@@ -385,8 +377,14 @@ func (s *server) keepReplica(ctx context.Context) {
 			s.drop(current)
 			current = nil
 		}
-		if current == nil {
-			if node, ok := s.choose(ctx, nodes, zones, failed); ok {
+		if current == nil && !time.Now().Before(rest) {
+			node, ok := s.choose(ctx, nodes, zones, failed)
+			switch {
+			case !ok && failed == "":
+				rest = time.Now().Add(replicaRest)
+			case !ok:
+				failed = ""
+			default:
 				var err error
 				if current, err = s.openReplica(ctx, node); err == nil {
 					failed, useful = "", time.Now()
@@ -401,6 +399,7 @@ func (s *server) keepReplica(ctx context.Context) {
 		select {
 		case <-tick.C:
 		case <-s.replicas.changed:
+			rest = time.Time{}
 		case <-ctx.Done():
 			return
 		}
@@ -421,7 +420,7 @@ func (s *server) choose(ctx context.Context, replicas []tracking.Node, zones map
 	infos := make([]rueidis.NodeInfo, len(candidates))
 	for i, candidate := range candidates {
 		infos[i].Addr = candidate.Address
-		if !s.client.zoned {
+		if !s.client.options.Redis.EnableReplicaAZInfo {
 			continue
 		}
 		zone, known := zones[candidate.Address]
@@ -433,21 +432,15 @@ func (s *server) choose(ctx context.Context, replicas []tracking.Node, zones map
 		}
 		infos[i].AZ = zone
 	}
-	slot := max(0, s.anySlot())
-	i := s.client.selector(uint16(slot), infos) //nolint:gosec // slots fit
+	slot := 0
+	if slots := s.client.routing.Load().slots; slots != nil {
+		slot = max(0, slices.Index(slots[:], s))
+	}
+	i := s.client.options.Redis.ReadNodeSelector(uint16(slot), infos) //nolint:gosec // slots fit
 	if i <= 0 || i >= len(candidates) {
 		return node, false
 	}
 	return candidates[i], true
-}
-
-// anySlot returns a slot of the server's, or -1.
-func (s *server) anySlot() int {
-	r := s.client.routing.Load()
-	if r.slots == nil {
-		return -1
-	}
-	return slices.Index(r.slots[:], s)
 }
 
 // zoneOf asks a server for its availability zone, which it may not have.

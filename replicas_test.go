@@ -62,11 +62,11 @@ func follow(t *testing.T, s *redistest.Server, address string) {
 	check(t, s.AwaitInSync(bounded(t)))
 }
 
-// reader returns the replica that is read, if its link is live and it is not behind.
+// reader returns the replica that is read; ok if it is known how far behind it is.
 func (n *replicated) reader() (address string, ok bool) {
 	links := n.client.Stats().Links
 	last := links[len(links)-1]
-	return last.Server, last.Replica && last.Live && last.Staleness < nearcache.DefaultMaxStaleness
+	return last.Server, last.Replica && last.Live
 }
 
 func (n *replicated) awaitReplica(t *testing.T) (address string) {
@@ -76,6 +76,14 @@ func (n *replicated) awaitReplica(t *testing.T) (address string) {
 		return ok
 	})
 	return address
+}
+
+func (n *replicated) awaitNoReplica(t *testing.T) {
+	t.Helper()
+	eventually(t, "no replica is read", func() bool {
+		_, ok := n.reader()
+		return !ok
+	})
 }
 
 func (n *replicated) write(t *testing.T, key, value string) (acknowledged time.Time) {
@@ -193,7 +201,7 @@ func TestReplicaBehind(t *testing.T) {
 	n.write(t, "a", "newer")
 	check(t, n.client.Fence(t.Context()))
 	want(t, n.cache, "a", "newer")
-	if n.client.Health().Ready != true {
+	if !n.client.Health().Ready {
 		t.Error("a replica that is behind makes the node not ready")
 	}
 	n.stream.release(dataReplies)
@@ -208,6 +216,32 @@ func TestReplicaBehind(t *testing.T) {
 	}
 }
 
+// What is written before a fence is read after it, also where a replica is new enough for the bound and has not applied it.
+func TestFenceRefusesAReplicaThatIsBehind(t *testing.T) {
+	t.Parallel()
+	n := startReplicated(t, 1, func(_ *replicated, o *nearcache.Options) { o.MaxStaleness = endless })
+	var keys []string
+	for i := range 20 {
+		keys = append(keys, fmt.Sprint("k", i))
+		n.write(t, keys[i], "old")
+	}
+	n.awaitPosition(t)
+	for _, key := range keys[:10] {
+		warm(t, n.cache, key, "old")
+	}
+	n.stream.hold(dataReplies)
+	for _, key := range keys {
+		n.write(t, key, "new")
+	}
+	want(t, n.cache, keys[19], "old") // by the replica
+	check(t, n.client.Fence(t.Context()))
+	for _, key := range keys {
+		want(t, n.cache, key, "new")
+	}
+	n.stream.release(dataReplies)
+	n.awaitPosition(t)
+}
+
 // A replica that is promoted, and made a replica again, is read when it has everything, and nothing that it held on its own.
 func TestReplicaResynchronised(t *testing.T) {
 	t.Parallel()
@@ -218,10 +252,7 @@ func TestReplicaResynchronised(t *testing.T) {
 	warm(t, n.cache, "k", "v")
 	replica.Do(t, "REPLICAOF", "NO", "ONE")
 	replica.Do(t, "SET", prefix+"k", "its own")
-	eventually(t, "it is not read any more", func() bool {
-		_, ok := n.reader()
-		return !ok
-	})
+	n.awaitNoReplica(t)
 	want(t, n.cache, "k", "v")
 	n.write(t, "k", "after")
 	follow(t, replica, n.primary.Addr())
@@ -250,10 +281,7 @@ func TestReplicaOfAnother(t *testing.T) {
 	}
 	n.replicas[0].Do(t, "REPLICAOF", "127.0.0.1", fmt.Sprint(other.Port()))
 	check(t, n.replicas[0].AwaitInSync(bounded(t)))
-	eventually(t, "it is not read any more", func() bool {
-		_, ok := n.reader()
-		return !ok
-	})
+	n.awaitNoReplica(t)
 	for i := range 100 {
 		value := fmt.Sprint("v", i)
 		n.settles(t, "k", value, n.write(t, "k", value))

@@ -191,7 +191,7 @@ func (s *sentinels) askOne(ctx context.Context, one *sentinel) (naming, []string
 		}
 	}
 	named := naming{epoch: epoch, primary: net.JoinHostPort(address[0], address[1])}
-	if len(results) > 3 {
+	if s.options.ReadNodeSelector != nil {
 		if named.replicas, err = readable(results[3]); err != nil {
 			return naming{}, nil, fmt.Errorf("sentinel %s: %w", one.address, err)
 		}

@@ -110,7 +110,7 @@ func (s *server) openLink(ctx context.Context) error {
 	if s.node.ID != "" {
 		options.Topology = (*linkHandler)(s).Topology
 	}
-	if s.client.selector != nil {
+	if s.client.options.readsReplicas() {
 		options.Position = (*linkHandler)(s).Position
 	}
 	tracker, err := tracking.Open(ctx, options)
@@ -132,7 +132,7 @@ func (s *server) tend() {
 	if s.client.options.Tracking == Degrade {
 		s.tending.start(s.keepMode)
 	}
-	if s.client.selector != nil {
+	if s.client.options.readsReplicas() {
 		s.tending.start(s.keepReplica)
 	}
 }

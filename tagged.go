@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -370,20 +369,31 @@ func (t *Tagged[V]) Name() string { return t.items.Name() }
 // node, and reads that begin more than their bound later on any other, load anew. After an error some of the tags may be
 // invalidated and others not: call it again, it does no harm.
 func (t *Tagged[V]) InvalidateTag(ctx context.Context, tags ...string) error {
-	names := make(map[string]generation, len(tags))
-	for _, tag := range tags {
+	names := make([]string, len(tags))
+	for i, tag := range tags {
 		if err := t.checkTag(tag); err != nil {
 			return err
 		}
-		names[tagName(tag)] = newGeneration()
+		names[i] = tagName(tag)
 	}
-	if len(names) == 0 {
-		return nil
-	}
+	return t.renew(ctx, names)
+}
+
+// InvalidateAll is InvalidateTag for a tag that every item of the cache has.
+func (t *Tagged[V]) InvalidateAll(ctx context.Context) error {
+	return t.renew(ctx, []string{everything})
+}
+
+// renew has all nodes use other generations than before.
+func (t *Tagged[V]) renew(ctx context.Context, names []string) error {
 	if t.local {
-		return t.generations.DeleteMany(ctx, slices.Collect(maps.Keys(names)))
+		return t.generations.DeleteMany(ctx, names)
 	}
-	return t.generations.SetMany(ctx, names)
+	generations := make(map[string]generation, len(names))
+	for _, name := range names {
+		generations[name] = newGeneration()
+	}
+	return t.generations.SetMany(ctx, generations)
 }
 
 // announce has all nodes forget items, without Redis.
@@ -395,15 +405,7 @@ func (t *Tagged[V]) announce(ctx context.Context, keys ...string) error {
 		}
 		names[i] = own(key)
 	}
-	return t.generations.DeleteMany(ctx, names)
-}
-
-// InvalidateAll is InvalidateTag for a tag that every item of the cache has.
-func (t *Tagged[V]) InvalidateAll(ctx context.Context) error {
-	if t.local {
-		return t.generations.Delete(ctx, everything)
-	}
-	return t.generations.Set(ctx, everything, newGeneration())
+	return t.renew(ctx, names)
 }
 
 // Clear is InvalidateAll, and then removes from Redis what is found no more, too, as [Cache.Clear] does: for its memory, since nobody reads it.

@@ -112,7 +112,7 @@ func (l *link) handshake(ctx context.Context) error {
 		}
 	}
 	if err := l.askRole(ctx); err != nil {
-		return l.handshakeTrouble(ctx, "ROLE", err)
+		return l.handshakeTrouble(ctx, l.roleStep(), err)
 	}
 	if l.tracker.options.Topology != nil {
 		if err := l.askNode(ctx); err != nil {
@@ -148,15 +148,15 @@ func (l *link) helloTrouble(err error) error {
 // askRole asks for the role, and returns nil if it is the one that the server must have. Errors that are no LinkError may mean anything.
 func (l *link) askRole(ctx context.Context) error {
 	options := &l.tracker.options
-	step, right, ask, parse := "ROLE", "+role", []string{"ROLE"}, parseRole
+	step, question, parse := l.roleStep(), []string{"ROLE"}, parseRole
 	if options.Position != nil {
-		step, right, ask, parse = "INFO", "+info", []string{"INFO", "replication"}, l.parsePosition
+		question, parse = []string{"INFO", "replication"}, l.parsePosition
 	}
-	reply, err := l.connection.do(ctx, ask...)
+	reply, err := l.connection.do(ctx, question...)
 	if err != nil {
 		if text, refused := refusal(err); refused && !noAnswer(err) {
 			if strings.HasPrefix(text, "NOPERM ") {
-				return l.noTracking(step, err, "grant the user "+right)
+				return l.noTracking(step, err, "grant the user +"+strings.ToLower(step))
 			}
 			return l.noTracking(step, err, "connect to the server itself: its role must be known")
 		}
@@ -172,6 +172,14 @@ func (l *link) askRole(ctx context.Context) error {
 		return l.failed(step, ErrNotPrimary, fmt.Errorf("the server's role is %q", role), "connect to the primary")
 	}
 	return nil
+}
+
+// roleStep is the command that tells the role.
+func (l *link) roleStep() string {
+	if l.tracker.options.Position != nil {
+		return "INFO"
+	}
+	return "ROLE"
 }
 
 // parsePosition notes the position that a reply holds besides the role.
