@@ -153,7 +153,7 @@ func (c *Cache) closed() bool { return c.shards.Load() == nil }
 // Wait blocks until every fill that returned before has been applied: it is visible or the policy has refused it. Tests
 // and examples need it; a server does not.
 func (c *Cache) Wait() {
-	cell := c.gate.cell(Key{})
+	cell := c.gate.cell()
 	cell.entered.Add(1)
 	defer cell.others.Add(1)
 	if !c.closed() {

@@ -8,7 +8,7 @@ package localcache
 // An entry that a [View.Get] would serve is often not carried: a later invalidation of another key of the stripe is enough.
 func (v *View[V]) Carry(k Key, t Token) *V {
 	c := v.cache
-	cell := v.gate.cell(k)
+	cell := v.gate.cell()
 	cell.entered.Add(1)
 	defer cell.others.Add(1)
 	if c.closed() || !t.Live() {

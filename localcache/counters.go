@@ -4,49 +4,15 @@ import (
 	"math/bits"
 	"runtime"
 	"sync/atomic"
+	"unsafe"
 )
 
-// Striped is a counter that many goroutines add to without contending for one cache line: the key that is being worked
-// on picks one of its cells. The zero value is not usable; see [NewStriped].
-type Striped struct {
-	cells []stripedCell
-}
-
-type stripedCell struct {
-	n atomic.Uint64
-	_ [56]byte
-}
-
-// NewStriped returns a counter at zero. Its size, a few KiB, depends on GOMAXPROCS at the time of the call.
-func NewStriped() *Striped { return &Striped{cells: make([]stripedCell, cellCount())} }
-
-// Add adds n.
-func (s *Striped) Add(k Key, n uint64) { s.cells[k.cell(len(s.cells))].n.Add(n) }
-
-// Sum returns the count. An Add that runs at the same time is in it or not.
-func (s *Striped) Sum() uint64 {
-	var sum uint64
-	for i := range s.cells {
-		sum += s.cells[i].n.Load()
-	}
-	return sum
-}
-
-// cellCount is a power of two, so that a mask picks a cell, and several times the number of processors, so that two of
-// them seldom meet in one.
-func cellCount() int {
-	n := min(max(64, 8*runtime.GOMAXPROCS(0)), 1024)
-	return 1 << bits.Len(uint(n-1))
-}
-
-// cell picks one of n cells, n a power of two. The low bits of hi pick the stripe and must not pick the cell as well:
-// keys of one cell would then share few stripes.
-func (k Key) cell(n int) int { return int(k.hi>>48) & (n - 1) }
-
-// A gate counts the operations that enter and leave the store, in cells picked by key. It exists because the store
-// panics when it is used while it is being closed: Close refuses newcomers first and then waits until as many have left
-// as had entered. The operations that leave are counted by what they found, so that the same two additions also are the
-// statistics of a read: measured, that is cheaper than any lock and than a counter beside a reference count.
+// A gate counts the operations that enter and leave the store, in cells. It exists because the store panics when it is used
+// while it is being closed: Close refuses newcomers first and then waits until as many have left as had entered. The operations that
+// leave are counted by what they found, so that the same two additions also are the statistics of a read: measured, that is
+// cheaper than any lock and than a counter beside a reference count.
+//
+// Each operation stays with one cell from its beginning to its end.
 type gate struct {
 	cells []gateCell
 }
@@ -62,9 +28,31 @@ type gateCell struct {
 	_       [16]byte
 }
 
-func newGate() gate { return gate{cells: make([]gateCell, cellCount())} }
+// newGate makes several times as many cells as there are processors, so that two of them seldom meet in one.
+func newGate() gate {
+	return gate{cells: make([]gateCell, min(max(64, 8*runtime.GOMAXPROCS(0)), 1024))}
+}
 
-func (g *gate) cell(k Key) *gateCell { return &g.cells[k.cell(len(g.cells))] }
+// cell picks one by the address of the caller's stack. Goroutines that run at the same time have different ones, so they seldom
+// write to one cache line, even if all of them read one key.
+func (g *gate) cell() *gateCell {
+	var here byte
+	stack := uint64(uintptr(unsafe.Pointer(&here))) / smallestStack
+	i, _ := bits.Mul64(stack*goldenRatio, uint64(len(g.cells))) // the upper bits, which differ most
+	return &g.cells[i]
+}
+
+const (
+	smallestStack = 2 << 10
+	goldenRatio   = 0x9E3779B97F4A7C15 // of 2⁶⁴: its multiples are spread evenly
+)
+
+// sampled is true of one in frontSample of consecutive numbers, and not in step with a reader that reads the same keys over and over.
+func sampled(n uint64) bool {
+	n *= goldenRatio
+	n ^= n >> 32 // else numbers that are some hundreds apart have products that differ by almost a half, or nothing
+	return n*goldenRatio < 1<<64/frontSample
+}
 
 // empty reports whether everything that had entered the cell has left it. The departures are read first: they can only
 // be behind the arrivals, so when the two are equal nothing was inside at the moment the arrivals were read.

@@ -3,7 +3,7 @@ package localcache
 import "sync/atomic"
 
 // A front is a small index of the entries of one view that reads have found good, looked at before the store: most hits of
-// hot keys end here, in half the time. A key has one place in it.
+// hot keys end here, in half the time. The places come in pairs, and a key may have either place of its pair.
 //
 // It rests on the stripe's generation alone. A read notes the generation, then looks the key up in the store, and confirms
 // the entry with that generation if it may be served. Invalidate moves the generation before it deletes and again after. So
@@ -17,8 +17,8 @@ const (
 	// frontShare is how many bytes of the cache's budget go to one place of 8 bytes.
 	frontShare = 8 << 10
 
-	// frontSample is how many hits the store's policy is told of one of, and how many hits of a key in the store it takes
-	// for the key to take another's place: two hot keys of one place would write to it for ever.
+	// frontSample is how many hits the store's policy is told of one of, and how many hits in the store it takes for a key
+	// to take another's place: hot keys of one pair would write to it for ever.
 	frontSample = 8
 )
 
@@ -27,25 +27,41 @@ func newFront[V any](maxBytes int64) front[V] {
 	return front[V]{places: make([]atomic.Pointer[entry[V]], n)}
 }
 
+// place is where an entry of k goes if it can choose; the other place of the pair is beside it.
 func (f *front[V]) place(k Key) *atomic.Pointer[entry[V]] {
 	return &f.places[k.lo&uint64(len(f.places)-1)]
 }
 
-// offer puts an entry that was found good into its place. The generation was read before the entry was looked up; hits is the
-// number of hits of this key and its neighbours.
+func (f *front[V]) beside(k Key) *atomic.Pointer[entry[V]] {
+	return &f.places[(k.lo^1)&uint64(len(f.places)-1)]
+}
+
+// offer puts an entry that was found good into a place. The generation was read before the entry was looked up; hits is a number of hits
+// in the store.
 func (f *front[V]) offer(e *entry[V], generation, hits uint64) {
-	place := f.place(Key{hi: e.hi, lo: e.lo})
-	switch occupant := place.Load(); {
-	case occupant == e:
+	k := Key{hi: e.hi, lo: e.lo}
+	place, beside := f.place(k), f.beside(k)
+	first, second := place.Load(), beside.Load()
+	switch {
+	case first == e, second == e:
 		e.confirmed.Store(generation)
-	case occupant == nil, hits%frontSample == 0:
-		e.confirmed.Store(generation)
-		place.Store(e)
-		if e.gone.Load() {
-			f.release(e) // it left the store before it was here to be released
-		}
+		return
+	case first == nil:
+	case second == nil:
+		place = beside
+	case !sampled(hits):
+		return
+	}
+	e.confirmed.Store(generation)
+	place.Store(e)
+	if e.gone.Load() {
+		f.release(e) // it left the store before it was here to be released
 	}
 }
 
 // release forgets an entry that leaves the store, so that its memory is free.
-func (f *front[V]) release(e *entry[V]) { f.place(Key{hi: e.hi, lo: e.lo}).CompareAndSwap(e, nil) }
+func (f *front[V]) release(e *entry[V]) {
+	k := Key{hi: e.hi, lo: e.lo}
+	f.place(k).CompareAndSwap(e, nil)
+	f.beside(k).CompareAndSwap(e, nil)
+}

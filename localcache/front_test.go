@@ -2,6 +2,8 @@ package localcache
 
 import (
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"testing"
 )
 
@@ -126,5 +128,110 @@ func TestFrontHoldsNothingThatLeft(t *testing.T) {
 	}
 	if held == 0 {
 		t.Fatal("the front holds nothing, and the test shows nothing")
+	}
+}
+
+// Two keys of one pair of places are both served from the front, and a third takes a place when it is read often enough.
+func TestFrontPairs(t *testing.T) {
+	c, s := open(t, Options{})
+	v := NewView[string](c, "v")
+	pair := func(k Key) uint64 { return k.lo & uint64(len(v.front.places)-1) >> 1 }
+	keys := []Key{v.Key("0")}
+	for i := 1; len(keys) < 3; i++ {
+		if k := v.Key(fmt.Sprint(i)); pair(k) == pair(keys[0]) {
+			keys = append(keys, k)
+		}
+	}
+	inFront := func(k Key) bool {
+		for _, place := range []*atomic.Pointer[entry[string]]{v.front.place(k), v.front.beside(k)} {
+			if e := place.Load(); e != nil && e.hi == k.hi {
+				return true
+			}
+		}
+		return false
+	}
+	for i, k := range keys {
+		mustFill(t, v, k, v.Token(k, s), "value", Never, 0)
+		c.Wait()
+		get(t, v, k)
+		if got, want := inFront(k), i < 2; got != want {
+			t.Fatalf("key %d of the pair is in the front: %t", i, got)
+		}
+	}
+	for range 10 * frontSample {
+		get(t, v, keys[2])
+	}
+	if !inFront(keys[2]) || inFront(keys[0]) == inFront(keys[1]) {
+		t.Errorf("a key that is read often does not take one place: %t, %t, %t", inFront(keys[0]), inFront(keys[1]), inFront(keys[2]))
+	}
+	for _, k := range keys {
+		get(t, v, k)
+		v.Invalidate(k, Local)
+		if _, r := v.Get(k, Now(), 0); r != Miss || inFront(k) {
+			t.Errorf("after its invalidation: %v, in the front: %t", r, inFront(k))
+		}
+	}
+}
+
+func get(t *testing.T, v *View[string], k Key) {
+	t.Helper()
+	if value, r := v.Get(k, Now(), 0); r != Hit || *value != "value" {
+		t.Fatal(r)
+	}
+}
+
+// A reader who goes through the same keys over and over has each of them sampled, whatever their number.
+func TestSampled(t *testing.T) {
+	all := 0
+	for n := range uint64(1 << 16) {
+		if sampled(n) {
+			all++
+		}
+	}
+	if want := 1 << 16 / frontSample; all < want-want/100 || all > want+want/100 {
+		t.Errorf("%d of %d are sampled, not one of %d", all, 1<<16, frontSample)
+	}
+	for keys := range uint64(1000) {
+		for key := range keys {
+			n, rounds := key, 0
+			for ; !sampled(n); n += keys {
+				if rounds++; rounds > 100*frontSample {
+					t.Fatalf("key %d of %d is not sampled in %d rounds", key, keys, rounds)
+				}
+			}
+		}
+	}
+}
+
+// Goroutines that read one key do not all write to one cell.
+func TestGateSpreadsGoroutines(t *testing.T) {
+	const goroutines = 32
+	c, s := open(t, Options{})
+	v := NewView[string](c, "v")
+	k := v.Key("k")
+	mustFill(t, v, k, v.Token(k, s), "value", Never, 0)
+	c.Wait()
+	get(t, v, k)
+	var reading, done sync.WaitGroup
+	reading.Add(goroutines)
+	for range goroutines {
+		done.Go(func() {
+			reading.Done()
+			reading.Wait() // all of them have a stack at the same time
+			v.Get(k, Now(), 0)
+		})
+	}
+	done.Wait()
+	cells, hits := 0, uint64(0)
+	for i := range v.gate.cells {
+		if n := v.gate.cells[i].front.Load(); n > 0 {
+			cells, hits = cells+1, hits+n
+		}
+	}
+	if hits != goroutines {
+		t.Fatalf("%d hits are counted, not %d", hits, goroutines)
+	}
+	if cells < goroutines/4 {
+		t.Errorf("%d goroutines wrote to %d cells", goroutines, cells)
 	}
 }

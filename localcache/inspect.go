@@ -55,7 +55,7 @@ func (v *View[V]) Peek(k Key) (Info, bool) {
 
 // PeekValue is [View.Peek] with the value, whose address tells whether it is the one that an earlier Get returned.
 func (v *View[V]) PeekValue(k Key) (*V, Info, bool) {
-	cell := v.gate.cell(k)
+	cell := v.gate.cell()
 	cell.entered.Add(1)
 	defer cell.others.Add(1)
 	if v.cache.closed() {
@@ -111,7 +111,7 @@ func (v *View[V]) All() iter.Seq2[Info, *V] {
 }
 
 func (v *View[V]) collect() []*entry[V] {
-	cell := v.gate.cell(Key{})
+	cell := v.gate.cell()
 	cell.entered.Add(1)
 	defer cell.others.Add(1)
 	if v.cache.closed() {

@@ -13,7 +13,10 @@ type Key struct {
 }
 
 // Part picks one of n parts for the key, n a power of two: for tables of the caller's own that are split to spread their locks.
-func (k Key) Part(n int) int { return k.cell(n) }
+func (k Key) Part(n int) int {
+	// The low bits of hi pick the stripe and must not pick the part as well: keys of one part would then share few stripes.
+	return int(k.hi>>48) & (n - 1)
+}
 
 // Twin returns the key under which a second view can hold something for the same user's key without hashing that again. The two do not
 // collide.

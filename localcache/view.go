@@ -89,20 +89,22 @@ func (r Result) String() string {
 // Get does not allocate and does not block.
 func (v *View[V]) Get(k Key, now, notBefore Instant) (*V, Result) {
 	c := v.cache
-	cell := v.gate.cell(k)
 	table := c.shards.Load() // before everything; see shardTable
 	if table == nil {
 		return nil, Miss
 	}
 	generation := c.stripe(k).Load() // before the entry; see front
 	e := v.front.place(k).Load()
+	if e == nil || e.lo != k.lo {
+		e = v.front.beside(k).Load()
+	}
 	if e == nil || e.lo != k.lo || e.hi != k.hi || e.confirmed.Load() != generation || now >= e.deadline || int(e.shard) >= len(*table) {
 		return v.getStored(k, now, notBefore)
 	}
 	if shard := &(*table)[e.shard]; e.epoch != shard.epoch || shard.asOf < notBefore {
 		return v.getStored(k, now, notBefore)
 	}
-	if cell.front.Add(1)%frontSample == 0 {
+	if sampled(v.gate.cell().front.Add(1)) {
 		v.touch(k)
 	}
 	return &e.value, Hit
@@ -111,7 +113,7 @@ func (v *View[V]) Get(k Key, now, notBefore Instant) (*V, Result) {
 // getStored is Get without the front.
 func (v *View[V]) getStored(k Key, now, notBefore Instant) (*V, Result) {
 	c := v.cache
-	cell := v.gate.cell(k)
+	cell := v.gate.cell()
 	cell.entered.Add(1)
 	table := c.shards.Load() // before the look-up; see shardTable
 	if table == nil {
@@ -153,7 +155,7 @@ func (v *View[V]) touch(k Key) {
 	if v.cache.bytes.Load() < v.cache.budget.capacity/2 {
 		return
 	}
-	cell := v.gate.cell(k)
+	cell := v.gate.cell()
 	cell.entered.Add(1)
 	defer cell.others.Add(1)
 	if !v.cache.closed() {
@@ -203,7 +205,7 @@ func (r FillResult) String() string {
 // A token for another key, if it can be told, counts as invalidated. Of two fills that race for one key either may win;
 // both are good. Fill does not block.
 func (v *View[V]) Fill(k Key, t Token, value V, deadline Instant, cost int64) FillResult {
-	cell := v.gate.cell(k)
+	cell := v.gate.cell()
 	cell.entered.Add(1)
 	defer cell.others.Add(1)
 	result := v.fill(k, t, value, deadline, cost)
@@ -289,7 +291,7 @@ func (c Cause) String() string {
 // become free when there is none, for about as long as the store needs to apply one deletion.
 func (v *View[V]) Invalidate(k Key, cause Cause) (evicted bool) {
 	c := v.cache
-	cell := v.gate.cell(k)
+	cell := v.gate.cell()
 	cell.entered.Add(1)
 	defer cell.others.Add(1)
 	if c.closed() {
