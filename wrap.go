@@ -62,8 +62,8 @@ func (c *Client) Rueidis() (rueidis.Client, error) {
 	switch {
 	case c.redis == nil:
 		return nil, errors.New("nearcache: Rueidis: the client has no Redis: leave Options.Bus out and set Options.Redis")
-	case expiryOffset < 0:
-		return nil, errMessageLayout
+	case !layoutKnown():
+		return nil, errLayout
 	case c.closed.Load():
 		return nil, ErrClosed
 	}

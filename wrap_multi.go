@@ -2,9 +2,7 @@ package nearcache
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
-	"sync"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -159,41 +157,24 @@ func (r *rueidisClient) mget(ctx context.Context, keys []string, path string, tt
 	q := query{began: now, notBefore: now.Add(-r.staleness)}
 	var w wants
 	defer w.abandon(r)
-	parts := []string{"GET", ""}
+	parts := []string{"GET", ""} // whatever the key is
 	if path != "" {
 		parts = []string{"JSON.GET", "", path}
 	}
-	// The array is made when it is known whether all of it comes from L1.
-	held := make([]*cachedReply, len(keys))
-	var late map[int]rueidis.RedisMessage
+	values := make([]rueidis.RedisMessage, len(keys))
 	for i, key := range keys {
-		parts[1] = key
 		k := r.view.Key(key)
 		found, result := r.view.Get(k, now, q.notBefore)
 		if result == localcache.Hit {
-			if held[i] = found.find(parts, 1, now); held[i] != nil {
+			if reply := found.find(parts, 1, now); reply != nil {
+				values[i] = *element(&reply.message)
 				continue
 			}
 		}
-		m := read{parts: append([]string(nil), parts...), at: 1, key: key, hash: k, ttl: ttl}
-		if answer, done := r.want(ctx, &w, m, i, q, found, result); done {
-			if err := answer.NonRedisError(); err != nil {
-				return answer
-			}
-			if late == nil {
-				late = make(map[int]rueidis.RedisMessage)
-			}
-			late[i], _ = answer.ToMessage()
+		m := read{parts: parts, at: 1, key: key, hash: k, ttl: ttl}
+		if answer, done := r.want(ctx, &w, m, i, q, found, result); done && !put(answer, &values[i]) {
+			return answer
 		}
-	}
-	array, values := arrayOf(len(keys), len(w.mine)+len(w.others) == 0)
-	for i, reply := range held {
-		if reply != nil {
-			values[i], _ = element(reply.message)
-		}
-	}
-	for i, message := range late {
-		values[i], _ = element(message)
 	}
 	if len(w.mine) > 0 {
 		if result, ok := r.leadMget(ctx, w.mine, path, values); !ok {
@@ -203,18 +184,11 @@ func (r *rueidisClient) mget(ctx context.Context, keys []string, path string, tt
 	for _, m := range w.others {
 		m.command = r.single(m.key, path)
 		m.parts = m.command.Commands()
-		result := r.follow(ctx, m.read, m.f, q)
-		if err := result.NonRedisError(); err != nil {
+		if result := r.follow(ctx, m.read, m.f, q); !put(result, &values[m.index]) {
 			return result
 		}
-		message, _ := result.ToMessage()
-		value, ok := element(message)
-		if !ok {
-			return result
-		}
-		values[m.index] = value
 	}
-	return rueidis.NewResult(array, nil)
+	return rueidis.NewResult(arrayOf(values, len(w.mine)+len(w.others) == 0), nil)
 }
 
 func (r *rueidisClient) single(key, path string) rueidis.Cacheable {
@@ -224,16 +198,23 @@ func (r *rueidisClient) single(key, path string) rueidis.Cacheable {
 	return r.B().JsonGet().Key(key).Path(path).Cache().Pin()
 }
 
-// element makes the reply to GET that to MGET, which has nothing where GET says that the key is of another type. Any other error is not about the
-// key and fails the whole command, as it would on the server.
-func element(message rueidis.RedisMessage) (value rueidis.RedisMessage, ok bool) {
-	switch err := message.Error(); {
-	case err == nil, rueidis.IsRedisNil(err):
-		return message, true
-	case keepable(err):
-		return nothing, true
+// put makes the reply to GET a value of the reply to MGET. It is not ok if it fails the whole command instead, as an error that is not about
+// the key would on the server.
+func put(result rueidis.RedisResult, value *rueidis.RedisMessage) (ok bool) {
+	message, err := result.ToMessage()
+	if result.NonRedisError() != nil || !keepable(err) {
+		return false
 	}
-	return message, false
+	*value = *element(&message)
+	return true
+}
+
+// element returns what MGET says where GET says message, which L1 may hold: nothing of a key of another type.
+func element(message *rueidis.RedisMessage) *rueidis.RedisMessage {
+	if err := message.Error(); err != nil && !rueidis.IsRedisNil(err) {
+		return &nothing
+	}
+	return message
 }
 
 // leadMget asks Redis for the values of several keys at once. It is not ok if there is an error instead.
@@ -296,52 +277,9 @@ func (r *rueidisClient) leadGets(ctx context.Context, mine []wanted, path string
 	results := make([]rueidis.RedisResult, len(values))
 	r.leadMulti(ctx, mine, results)
 	for _, m := range mine {
-		if results[m.index].NonRedisError() != nil {
+		if !put(results[m.index], &values[m.index]) {
 			return results[m.index], false
 		}
-		message, _ := results[m.index].ToMessage()
-		value, ok := element(message)
-		if !ok {
-			return results[m.index], false
-		}
-		values[m.index] = value
 	}
 	return failure, true
-}
-
-// nothing is a null message.
-var nothing = func() (message rueidis.RedisMessage) {
-	_ = message.CacheUnmarshalView(append(make([]byte, expiryBytes), nullForm...))
-	return message
-}()
-
-// arrayOf returns an array of nulls, and its elements to be replaced. rueidis makes one only from its serialized form.
-func arrayOf(elements int, hit bool) (array rueidis.RedisMessage, places []rueidis.RedisMessage) {
-	buffer := forms.Get().(*[]byte)
-	defer forms.Put(buffer)
-	form := append((*buffer)[:0], make([]byte, expiryBytes)...)
-	if !hit { // what rueidis makes is marked as a hit, and what is in it is not
-		form = appendArray(form, 1)
-	}
-	form = appendArray(form, elements)
-	for range elements {
-		form = append(form, nullForm...)
-	}
-	*buffer = form // nothing of it is in the array: the form of a null has no text
-	_ = array.CacheUnmarshalView(form)
-	if !hit {
-		inner, _ := array.ToArray()
-		array = inner[0]
-	}
-	places, _ = array.ToArray()
-	return array, places
-}
-
-var forms = sync.Pool{New: func() any { return new([]byte) }}
-
-// nullForm is the serialized form of a null: its type, and an empty length.
-const nullForm = "_\x00\x00\x00\x00\x00\x00\x00\x00"
-
-func appendArray(form []byte, elements int) []byte {
-	return binary.BigEndian.AppendUint64(append(form, '*'), uint64(elements))
 }

@@ -2,7 +2,6 @@ package nearcache
 
 import (
 	"encoding/binary"
-	"errors"
 	"strings"
 	"unsafe"
 
@@ -128,8 +127,6 @@ func sizeOf(message *rueidis.RedisMessage) int64 {
 	return size
 }
 
-const messageBytes = int64(unsafe.Sizeof(rueidis.RedisMessage{}))
-
 // answers reports whether this is the reply to the command with these parts, which reads the key parts[at]. It compares with the form
 // of commandOf without making it.
 func (r *cachedReply) answers(parts []string, at int) bool {
@@ -192,31 +189,3 @@ func cached(message *rueidis.RedisMessage, pxat int64) (rueidis.RedisMessage, er
 	setExpiry(&copied, pxat)
 	return copied, nil
 }
-
-// setExpiry writes the seven bytes in which a message has the end of its life in the cache: CacheTTL, CachePTTL and CachePXAT read
-// them. rueidis offers no other way to give a message that is not from a cache its life. Where the bytes are is not assumed but
-// looked up, by expiryAt.
-func setExpiry(message *rueidis.RedisMessage, pxat int64) {
-	bytes := unsafe.Slice((*byte)(unsafe.Pointer(message)), messageBytes)[expiryOffset:]
-	for i := range expiryBytes {
-		bytes[i] = byte(pxat >> (8 * i))
-	}
-}
-
-const expiryBytes = 7
-
-var expiryOffset = expiryAt()
-
-// expiryAt finds the place of the seven bytes by what rueidis itself writes there, or returns -1.
-func expiryAt() int {
-	const mark = 0x0706050403_0201
-	// The serialized form begins with the life; what follows is a null.
-	var nothing rueidis.RedisMessage
-	if nothing.CacheUnmarshalView([]byte{1, 2, 3, 4, 5, 6, 7, '_', 0, 0, 0, 0, 0, 0, 0, 0}) != nil || nothing.CachePXAT() != mark {
-		return -1
-	}
-	bytes := string(unsafe.Slice((*byte)(unsafe.Pointer(&nothing)), messageBytes))
-	return strings.Index(bytes, "\x01\x02\x03\x04\x05\x06\x07")
-}
-
-var errMessageLayout = errors.New("nearcache: this version of rueidis keeps messages in a form that this version of nearcache does not know: use the version of rueidis that nearcache's go.mod names")

@@ -30,8 +30,8 @@ type CacheStores struct {
 // NewCacheStores makes the L1 of the stores: maxBytes is the budget for all of them, as Options.MaxBytes, and 0 means its default. The error is
 // about maxBytes.
 func NewCacheStores(maxBytes int64) (*CacheStores, error) {
-	if expiryOffset < 0 {
-		return nil, errMessageLayout
+	if !layoutKnown() {
+		return nil, errLayout
 	}
 	if maxBytes == 0 {
 		maxBytes = DefaultMaxBytes
