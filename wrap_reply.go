@@ -115,7 +115,8 @@ func (r *cachedReply) cost() int64 {
 // making one, and each takes nine bytes of the serialized form.
 func sizeOf(message *rueidis.RedisMessage) int64 {
 	size := int64(message.CacheSize())
-	if elements, err := message.ToArray(); err == nil {
+	if message.IsArray() { // else ToArray takes the time to make an error
+		elements, _ := message.ToArray()
 		for i := range elements {
 			size += sizeOf(&elements[i]) - int64(elements[i].CacheSize())
 		}
