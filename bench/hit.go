@@ -76,14 +76,18 @@ func hits(ctx context.Context, server *redistest.Server, rounds int) ([]row, err
 		return nil, fmt.Errorf("rueidis does not hit")
 	}
 
-	contenders := []contender{
-		{"nearcache", func(worker, count int) {
+	nearReader := func(ids []string) func(worker, count int) {
+		n := len(ids)
+		return func(worker, count int) {
 			for i := range count {
 				if p, err := cache.Get(ctx, ids[(i+worker*n/2)&(n-1)]); err != nil || p.Name == "" {
 					panic(err)
 				}
 			}
-		}},
+		}
+	}
+	contenders := []contender{
+		{"nearcache", nearReader(ids)},
 		{"ristretto", ristrettoReader(plain, ids)},
 		{"ristretto with TTL", ristrettoReader(withTTL, ids)},
 		{"rueidis DoCache", func(worker, count int) {
@@ -108,6 +112,8 @@ func hits(ctx context.Context, server *redistest.Server, rounds int) ([]row, err
 				}
 			}
 		}},
+		{"nearcache, one key", nearReader(ids[:1])},
+		{"ristretto, one key", ristrettoReader(plain, ids[:1])},
 	}
 	one := race(contenders, 1, rounds)
 	two := race(contenders, 2, rounds)
@@ -126,6 +132,8 @@ func hits(ctx context.Context, server *redistest.Server, rounds int) ([]row, err
 		atMost("two goroutines: loss of scaling, against ristretto's", ratio(two["nearcache"], near)/ratio(two["ristretto"], one["ristretto"]), 1.1, ""),
 		atMost("two goroutines: the same, against ristretto's with TTL",
 			ratio(two["nearcache"], near)/ratio(two["ristretto with TTL"], one["ristretto with TTL"]), 1.1, ""),
+		atMost("two goroutines that read one key, time of a hit against one's", ratio(two["nearcache, one key"], one["nearcache, one key"]), 0.75,
+			fmt.Sprintf(" (ristretto %.2f×)", ratio(two["ristretto, one key"], one["ristretto, one key"]))),
 		row{"allocations of a hit", fmt.Sprintf("%.2f", allocations(contenders[0])), "0", allocations(contenders[0]) < 0.01},
 	), nil
 }
