@@ -8,14 +8,14 @@ import (
 	"github.com/go-nearcache/nearcache/internal/oracle"
 )
 
-// clockOffset returns how far CLOCK_MONOTONIC, which all processes share, is ahead of this process's oracle.Now, and by how much
+// clockOffset returns how far sharedClock, which is one for all processes, is ahead of this process's oracle.Now, and by how much
 // that may be wrong.
 func clockOffset() (offset, uncertainty time.Duration, err error) {
 	uncertainty = time.Hour
 	for range 100 {
 		var ts unix.Timespec
 		before := oracle.Now()
-		if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
+		if err := unix.ClockGettime(sharedClock, &ts); err != nil {
 			return 0, 0, err
 		}
 		if width := oracle.Now().Sub(before); width < uncertainty {

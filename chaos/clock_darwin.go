@@ -1,0 +1,6 @@
+package main
+
+import "golang.org/x/sys/unix"
+
+// sharedClock is the clock that Go's monotonic one runs with.
+const sharedClock = unix.CLOCK_UPTIME_RAW
