@@ -189,7 +189,7 @@ func (c *Cache[V]) storeBatch(ctx context.Context, mine []answered[V], leases []
 func (c *Cache[V]) callLoadMany(ctx context.Context, keys []string) []loadedItem[V] {
 	ctx, cancel := context.WithTimeout(ctx, c.config.LoadTimeout)
 	defer cancel()
-	ctx, span := c.client.telemetry.StartLoad(ctx, c.config.Name)
+	ctx, span := c.client.telemetry.StartLoad(c.withPrevious(ctx, nil), c.config.Name)
 	var values map[string]V
 	err := survive(func() (err error) {
 		values, err = c.config.LoadMany(ctx, slices.Clone(keys))

@@ -282,7 +282,7 @@ func (c *Cache[V]) loadAside(ctx context.Context, keys []string, wanted []int, i
 			slots <- struct{}{}
 			running.Go(func() {
 				defer func() { <-slots }()
-				loaded[n].value, loaded[n].err = c.callLoader(ctx, keys[i])
+				loaded[n].value, loaded[n].err = c.callLoader(ctx, keys[i], c.lastKnown(c.view.Key(keys[i])))
 			})
 		}
 		running.Wait()

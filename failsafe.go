@@ -146,6 +146,17 @@ func (g *lastGood[V]) get(k localcache.Key) *good[V] {
 	return nil
 }
 
+// lastKnown is the value that FailSafe remembers, or nil.
+func (c *Cache[V]) lastKnown(k localcache.Key) *V {
+	if c.good == nil {
+		return nil
+	}
+	if kept := c.good.get(k); kept != nil {
+		return &kept.value
+	}
+	return nil
+}
+
 func (g *lastGood[V]) forget(k localcache.Key) {
 	if g != nil {
 		g.view.Invalidate(k.Twin(), localcache.Local)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -71,6 +72,58 @@ func TestFailSafe(t *testing.T) {
 	if err != nil || item.Stale || item.Reason != nil || item.Value != "loaded" {
 		t.Errorf("%+v, %v", item, err)
 	}
+}
+
+// A loader is told what the item was before, unless that is forgotten, and only of its own item.
+func TestPrevious(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Config{})
+	client := open(t, optionsFor(server))
+	type seen struct {
+		value string
+		ok    bool
+	}
+	var outer, inner seen
+	other := newCache(t, client, nearcache.Config[string]{
+		Name: "other", Prefix: prefix + "other:", Codec: nearcache.String(),
+		Load: func(ctx context.Context, _ string) (string, error) {
+			inner.value, inner.ok = nearcache.Previous[string](ctx)
+			return "of another cache", nil
+		},
+	})
+	loads := 0
+	cache := newCache(t, client, nearcache.Config[string]{
+		Codec: nearcache.String(), FailSafe: nearcache.FailSafe{MaxAge: time.Hour}, Clone: func(s string) string { return s + ", cloned" },
+		Load: func(ctx context.Context, _ string) (string, error) {
+			outer.value, outer.ok = nearcache.Previous[string](ctx)
+			if n, ok := nearcache.Previous[int](ctx); ok {
+				t.Errorf("a value of another type: %d", n)
+			}
+			if _, err := other.Get(ctx, strconv.Itoa(loads)); err != nil {
+				return "", err
+			}
+			loads++
+			return "value " + strconv.Itoa(loads), nil
+		},
+	})
+	load := func(doing string, want seen) {
+		t.Helper()
+		n := loads
+		if _, err := cache.Get(t.Context(), "k"); err != nil || loads != n+1 {
+			t.Fatalf("%s: %d loads, %v", doing, loads-n, err)
+		}
+		if outer != want || inner.ok {
+			t.Errorf("%s: the loader is told of %+v, the one that it calls of %+v", doing, outer, inner)
+		}
+	}
+	load("the first time", seen{})
+	server.Do(t, "DEL", prefix+"k")
+	fence(t, client)
+	load("after another node's delete", seen{"value 1, cloned", true})
+	if err := cache.Delete(t.Context(), "k"); err != nil {
+		t.Fatal(err)
+	}
+	load("after this node's delete", seen{})
 }
 
 // The loader says that there is none, or this node writes: what was good before is not any more.

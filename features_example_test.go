@@ -184,6 +184,58 @@ func ExampleConfig_refreshAhead() {
 	// 1
 }
 
+// A source that can tell whether an item has changed is not asked for what the node still remembers.
+func ExamplePrevious() {
+	server := startRedis()
+	defer server.Close()
+	ctx := context.Background()
+	// fetch returns what the source says of an item: 304 if it is that of the ETag.
+	fetch := func(etag string) (page Page, status int) {
+		if etag == "v1" {
+			return Page{}, http.StatusNotModified
+		}
+		return Page{ETag: "v1", Body: "a long text"}, http.StatusOK
+	}
+	client, err := nearcache.Open(ctx, nearcache.Options{Redis: server.ClientOption(), Prefixes: []string{"page:"}})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close(ctx)
+	pages, err := nearcache.New(client, nearcache.Config[Page]{
+		Name: "pages", Prefix: "page:", TTL: time.Minute,
+		FailSafe: nearcache.FailSafe{MaxAge: time.Hour},
+		Load: func(ctx context.Context, key string) (Page, error) {
+			previous, _ := nearcache.Previous[Page](ctx)
+			page, status := fetch(previous.ETag)
+			fmt.Println(status)
+			if status == http.StatusNotModified {
+				return previous, nil
+			}
+			return page, nil
+		},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	for range 2 {
+		page, err := pages.Get(ctx, "/")
+		fmt.Println(page.Body, err)
+		server.Command(ctx, "DEL", "page:/") // its time to live has ended
+		if err := client.Fence(ctx); err != nil {
+			log.Fatal(err)
+		}
+	}
+
+	// Output:
+	// 200
+	// a long text <nil>
+	// 304
+	// a long text <nil>
+}
+
+// Page is what a source sends with an ETag.
+type Page struct{ ETag, Body string }
+
 // A node reads what it will be asked for before it takes part, and an operator empties a cache without stopping the server for others.
 func ExampleCache_Warm() {
 	server := startRedis()

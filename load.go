@@ -166,7 +166,7 @@ func (c *Cache[V]) loadClaimed(ctx context.Context, f *flight[V], key string, k 
 	// who come from now on get a flight of their own: who changes the source deletes a key that is not there, and no push follows.
 	c.view.Invalidate(k, localcache.Local)
 	began := localcache.Now()
-	value, err := c.callLoader(ctx, key)
+	value, err := c.callLoader(ctx, key, c.lastKnown(k))
 	c.remember(key, k, f, reply{life: noExpiry, fetched: began}, value, err)
 	c.flights.end(k, f, value, err)
 	return true
@@ -188,7 +188,7 @@ func (c *Cache[V]) leaseLife() time.Duration {
 // loadLeased loads under a lease that it holds, stores the result if the lease still stands, and ends the lease in any case.
 func (c *Cache[V]) loadLeased(ctx context.Context, f *flight[V], key string, k localcache.Key, lease string) {
 	began := localcache.Now()
-	value, err := c.callLoader(ctx, key)
+	value, err := c.callLoader(ctx, key, c.lastKnown(k))
 	full := c.config.Prefix + key
 	data, ttl, err := c.storable(key, value, err)
 	// Nothing may leave the lease behind, since others would wait for its end: not the end of the client, nor a value that the
@@ -233,7 +233,7 @@ func (c *Cache[V]) storable(key string, value record[V], loaded error) (data []b
 // loadLocal loads for a client without Redis: the result goes to L1 alone, if the key has not been announced since the flight began.
 func (c *Cache[V]) loadLocal(ctx context.Context, f *flight[V], key string, k localcache.Key) {
 	began := localcache.Now()
-	value, err := c.callLoader(ctx, key)
+	value, err := c.callLoader(ctx, key, c.lastKnown(k))
 	c.endLocal(f, key, k, began, value, err)
 }
 
@@ -310,15 +310,36 @@ const unpushedPoll = 50 * time.Millisecond
 // loads reports whether there is a source behind Redis.
 func (c *Cache[V]) loads() bool { return c.config.loads() }
 
+// Previous returns, inside of Config.Load, the value that the item had before, if this node knows one: what a refresh replaces (RefreshAhead,
+// StaleWhileRevalidate), or what Config.FailSafe remembers, as long as it does. A loader that asks its source whether that still holds, by
+// an ETag or a version, returns it again if so. It is not ok if there is none, or of another type.
+func Previous[V any](ctx context.Context) (previous V, ok bool) {
+	previous, ok = ctx.Value(previousOf{}).(V)
+	return previous, ok
+}
+
+type previousOf struct{}
+
+// withPrevious returns the context of a loader. One that reads another cache must not have the loader there find the value of here.
+func (c *Cache[V]) withPrevious(ctx context.Context, previous *V) context.Context {
+	switch {
+	case previous != nil:
+		return context.WithValue(ctx, previousOf{}, c.own(*previous))
+	case ctx.Value(previousOf{}) != nil:
+		return context.WithValue(ctx, previousOf{}, nil)
+	}
+	return ctx
+}
+
 // callLoader runs the user's loader, with its time limit, and survives whatever it does.
-func (c *Cache[V]) callLoader(ctx context.Context, key string) (value record[V], err error) {
+func (c *Cache[V]) callLoader(ctx context.Context, key string, previous *V) (value record[V], err error) {
 	if c.config.Load == nil {
 		result := c.callLoadMany(ctx, []string{key})[0]
 		return result.value, result.err
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.config.LoadTimeout)
 	defer cancel()
-	ctx, span := c.client.telemetry.StartLoad(ctx, c.config.Name)
+	ctx, span := c.client.telemetry.StartLoad(c.withPrevious(ctx, previous), c.config.Name)
 	err = survive(func() (err error) {
 		value.value, err = c.config.Load(ctx, key)
 		return err

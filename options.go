@@ -276,8 +276,8 @@ type Config[V any] struct {
 	// Load reads one item from the source when neither L1 nor Redis has it. It returns ErrNotFound (or an error that wraps it) if there is
 	// none. It runs on a goroutine of its own, once at a time for a key in a process and, while Redis is there, in all processes; its
 	// context carries the values of the caller that started it but not its cancellation, ends after LoadTimeout and with the
-	// client, and must be obeyed. A panic fails the readers of this key with a PanicError. Default nil: Redis is the source, and a key that is
-	// not there is ErrNotFound.
+	// client, and must be obeyed; Previous finds in it what the item was before. A panic fails the readers of this key with a
+	// PanicError. Default nil: Redis is the source, and a key that is not there is ErrNotFound.
 	Load func(ctx context.Context, key string) (V, error)
 
 	// LoadMany reads several items from the source in one call: GetMany asks it for what neither L1 nor Redis has, at most 500 keys a call and

@@ -93,7 +93,7 @@ func (c *Cache[V]) refresh(ctx context.Context, key string, k localcache.Key) {
 // one, and be replaced by what the source held in between.
 func (c *Cache[V]) loadAhead(ctx context.Context, key string, k localcache.Key) {
 	full := c.config.Prefix + key
-	if _, due := c.dueItem(ctx, key, full); !due {
+	if _, _, due := c.dueItem(ctx, key, full); !due {
 		return
 	}
 	right, elected := c.config.Prefix+refreshPrefix+key, newLease("")
@@ -101,7 +101,7 @@ func (c *Cache[V]) loadAhead(ctx context.Context, key string, k localcache.Key) 
 	if err != nil || !acquired {
 		return
 	}
-	answer, due := c.dueItem(ctx, key, full) // another node may have been elected, and be done, since the first look
+	answer, previous, due := c.dueItem(ctx, key, full) // another node may have been elected, and be done, since the first look
 	seen := localcache.Now()
 	if !due {
 		_, _ = c.client.remote.replace(context.WithoutCancel(ctx), right, elected, nil, 0)
@@ -115,7 +115,7 @@ func (c *Cache[V]) loadAhead(ctx context.Context, key string, k localcache.Key) 
 	c.counts.refreshes.Add(1)
 	good := c.good.token(k)
 	began := localcache.Now()
-	loaded, loadErr := c.callLoader(ctx, key)
+	loaded, loadErr := c.callLoader(ctx, key, &previous)
 	c.remember(key, k, &flight[V]{good: good}, reply{life: noExpiry, fetched: began}, loaded, loadErr)
 	if loadErr != nil && !errors.Is(loadErr, ErrNotFound) {
 		return // the right ends with its time, so that a source in trouble is not asked all the time
@@ -136,17 +136,17 @@ func (c *Cache[V]) loadAhead(ctx context.Context, key string, k localcache.Key) 
 }
 
 // dueItem returns what Redis holds, and whether it is due: it has not been refreshed or written since a reader's copy was made.
-func (c *Cache[V]) dueItem(ctx context.Context, key, full string) (answer reply, due bool) {
+func (c *Cache[V]) dueItem(ctx context.Context, key, full string) (answer reply, value V, due bool) {
 	answer = c.client.remote.fetch(ctx, full)
 	if answer.state != held || answer.life == noExpiry {
-		return answer, false
+		return answer, value, false
 	}
 	value, err := c.decode(ctx, full, answer.data)
 	if err != nil {
-		return answer, false
+		return answer, value, false
 	}
 	entry, err := c.entry(key, value)
-	return answer, err == nil && answer.life <= c.refreshLeft(entry)
+	return answer, value, err == nil && answer.life <= c.refreshLeft(entry)
 }
 
 // replaceDueScript is replaceScript for a value that must also not live longer than ARGV[4] milliseconds.

@@ -32,7 +32,10 @@ func TestRefreshAheadOnceInTheFleet(t *testing.T) {
 	var clients []*nearcache.Client
 	var caches []*nearcache.Cache[string]
 	for range 4 {
-		client, cache := due(t, server, func(context.Context, string) (string, error) {
+		client, cache := due(t, server, func(ctx context.Context, _ string) (string, error) {
+			if previous, ok := nearcache.Previous[string](ctx); previous != "old" {
+				t.Errorf("the loader is told of %q, %t", previous, ok)
+			}
 			loads.Add(1)
 			stop.pass()
 			return "new", nil

@@ -95,7 +95,7 @@ func (c *Cache[V]) shade(ctx context.Context, key string, k localcache.Key, serv
 
 func (c *Cache[V]) compareWithSource(ctx context.Context, key string, k localcache.Key, served *record[V]) {
 	s := c.shadow
-	loaded, err := c.callLoader(ctx, key)
+	loaded, err := c.callLoader(ctx, key, nil)
 	switch {
 	case err != nil && !errors.Is(err, ErrNotFound):
 		s.unresolved.Add(1)
