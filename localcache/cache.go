@@ -123,6 +123,11 @@ func newCache(o Options, address func(uint64) (uint64, uint64)) (*Cache, error) 
 		},
 		OnReject: func(i *ristretto.Item[resident]) { c.depart(i.Value, departedRejected) },
 		OnExit:   c.exit,
+		// It is called with the lock held under which the one takes the other's place.
+		ShouldUpdate: func(_, old resident) bool {
+			old.head().withdraw()
+			return true
+		},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("localcache: %w", err)

@@ -1,6 +1,9 @@
 package localcache
 
-import "sync/atomic"
+import (
+	"math"
+	"sync/atomic"
+)
 
 // resident is what the store holds: always an *entry[V] for some V. One store serves views of different types, and an
 // interface whose dynamic value is the typed entry costs a read one comparison of type words; a second pointer, from a
@@ -25,7 +28,7 @@ type header struct {
 	epoch    uint64  // of the shard, from the token; never none
 	deadline Instant // not served at or after it
 
-	// confirmed is a generation of the key's stripe, read before a look-up that found the entry good: see front.
+	// confirmed is a generation of the key's stripe, read before a look-up that found the entry good, or withdrawn: see front.
 	confirmed atomic.Uint64
 
 	shard uint32
@@ -45,6 +48,17 @@ type header struct {
 }
 
 func (h *header) head() *header { return h }
+
+// withdrawn is no generation: an entry that has it is not served from the front any more. It keeps it.
+const withdrawn = math.MaxUint64
+
+func (h *header) withdraw() { h.confirmed.Store(withdrawn) }
+
+// confirm reports whether it has confirmed the entry, which it does not once that is withdrawn.
+func (h *header) confirm(generation uint64) bool {
+	last := h.confirmed.Load()
+	return last != withdrawn && h.confirmed.CompareAndSwap(last, generation)
+}
 
 // passed reports whether an invalidation has made the entry unservable before anyone could seal it.
 func (h *header) passed(generation uint64) bool {
@@ -74,6 +88,7 @@ func (c *Cache) depart(r resident, why departure) bool {
 	if !h.gone.CompareAndSwap(false, true) {
 		return false
 	}
+	h.withdraw()
 	r.release()
 	c.items.Add(-1)
 	c.bytes.Add(-h.cost)

@@ -67,12 +67,13 @@ func ExampleView_Get() {
 	prices := localcache.NewView[float64](cache, "prices")
 	server := cache.NewShard()
 
-	now := localcache.Now()
-	server.Renew(now.Add(-10 * time.Second))
+	start := localcache.Now()
+	server.Renew(start)
 	key := prices.Key("gold")
 	prices.Fill(key, prices.Token(key, server), 1917.5, localcache.Never, 0)
 	cache.Wait()
 
+	now := start.Add(10 * time.Second) // and nothing has been heard of the server since
 	_, patient := prices.Get(key, now, now.Add(-time.Minute))
 	_, strict := prices.Get(key, now, now.Add(-time.Second))
 	server.Confirm(now)

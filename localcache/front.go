@@ -9,6 +9,9 @@ import "sync/atomic"
 // the entry with that generation if it may be served. Invalidate moves the generation before it deletes and again after. So
 // while the generation is still the noted one, no invalidation of the key has returned since it was noted: one that had
 // moved it before is one that had deleted, or, if it was still about to, it moves it once more before it returns.
+//
+// A fill moves no generation. An entry whose place in the store a newer one takes is withdrawn before the newer one can be read, and
+// nobody can confirm it again: readers do not go back from the newer to the older.
 type front[V any] struct {
 	places []atomic.Pointer[entry[V]]
 }
@@ -44,7 +47,7 @@ func (f *front[V]) offer(e *entry[V], generation, hits uint64) {
 	first, second := place.Load(), beside.Load()
 	switch {
 	case first == e, second == e:
-		e.confirmed.Store(generation)
+		e.confirm(generation)
 		return
 	case first == nil:
 	case second == nil:
@@ -52,7 +55,9 @@ func (f *front[V]) offer(e *entry[V], generation, hits uint64) {
 	case !sampled(hits):
 		return
 	}
-	e.confirmed.Store(generation)
+	if !e.confirm(generation) {
+		return
+	}
 	place.Store(e)
 	if e.gone.Load() {
 		f.release(e) // it left the store before it was here to be released

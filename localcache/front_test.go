@@ -235,3 +235,47 @@ func TestGateSpreadsGoroutines(t *testing.T) {
 		t.Errorf("%d goroutines wrote to %d cells", goroutines, cells)
 	}
 }
+
+// A reader is held up between finding an entry good and putting it into the front, or between that and taking it out again, while a newer
+// entry takes its place in the store: who has seen the newer one must not see the older.
+func TestFrontServesNothingThatWasReplaced(t *testing.T) {
+	for name, heldUp := range map[string]func(c *Cache, v *View[string], e *entry[string], fill func()){
+		"by a fill that is held up before the old entry is off the books": func(_ *Cache, _ *View[string], e *entry[string], fill func()) {
+			e.gone.Store(true) // so that the fill, which comes to this after it has put the new entry into the store, leaves the old one alone
+			fill()
+		},
+		"and put there by a reader that is held up": func(_ *Cache, v *View[string], e *entry[string], fill func()) {
+			fill()
+			v.front.place(Key{hi: e.hi, lo: e.lo}).Store(e)
+		},
+		"and found good by another reader before": func(c *Cache, v *View[string], e *entry[string], fill func()) {
+			k := Key{hi: e.hi, lo: e.lo}
+			generation := c.stripe(k).Load()
+			fill()
+			v.front.offer(e, generation, 1)
+			v.front.place(k).Store(e)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, s := open(t, Options{})
+			v := NewView[string](c, "v")
+			k := v.Key("k")
+			token := v.Token(k, s)
+			mustFill(t, v, k, token, "old", Never, 0)
+			c.Wait()
+			if value, r := v.Get(k, Now(), 0); r != Hit || *value != "old" {
+				t.Fatal(r)
+			}
+			e := v.front.place(k).Load()
+			heldUp(c, v, e, func() { mustFill(t, v, k, token, "new", Never, 0) })
+			if v.front.place(k).Load() != e {
+				t.Fatal("the front does not hold the old entry, and the test shows nothing")
+			}
+			for range 2 {
+				if value, r := v.Get(k, Now(), 0); r != Hit || *value != "new" {
+					t.Errorf("%v: %q", r, *value)
+				}
+			}
+		})
+	}
+}
