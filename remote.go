@@ -231,8 +231,11 @@ func life(pttl int64) time.Duration {
 	case absentKey, unknownKey:
 		return 0 // expired between the two commands, or not known: good to return, not to keep
 	}
-	return time.Duration(pttl) * time.Millisecond
+	return time.Duration(min(pttl, longestLife)) * time.Millisecond
 }
+
+// longestLife is a hundred years: a time.Duration has no room for what is left until the year 9999.
+const longestLife = int64(100 * 365 * 24 * time.Hour / time.Millisecond)
 
 func classify(message rueidis.RedisMessage, pttl int64, began localcache.Instant) reply {
 	data, _ := message.AsBytes()

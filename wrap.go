@@ -123,7 +123,7 @@ func (r *rueidisClient) DoCache(ctx context.Context, command rueidis.Cacheable, 
 			return rueidis.NewResult(reply.message, nil)
 		}
 	}
-	return r.miss(ctx, readOf(command, at, k, ttl), q, found, result)
+	return r.miss(ctx, r.readOf(command, at, k, ttl), q, found, result)
 }
 
 // keyAt returns where the key of a command with one key is, or 0.
@@ -146,7 +146,7 @@ func keyAt(parts []string) int {
 // pass asks Redis and keeps nothing.
 func (r *rueidisClient) pass(ctx context.Context, command rueidis.Cacheable) rueidis.RedisResult {
 	r.counts.uncached.Add(1)
-	return r.again(ctx, rueidis.Completed(command.Pin()))
+	return r.again(ctx, rueidis.Completed(command))
 }
 
 // tryAgain tries what may be repeated once more, twice more, …, after a failure of the network.
@@ -168,7 +168,7 @@ func tryAgain(ctx context.Context, do func() error) error {
 
 // A read is a command with one key, and how long its reply may be kept.
 type read struct {
-	command rueidis.Cacheable // pinned
+	command rueidis.Cacheable // this package's own, pinned
 	parts   []string
 	at      int // of the key
 	key     string
@@ -176,10 +176,12 @@ type read struct {
 	ttl     time.Duration
 }
 
-func readOf(command rueidis.Cacheable, at int, hash localcache.Key, ttl time.Duration) read {
-	command = command.Pin()
-	parts := command.Commands()
-	return read{command: command, parts: parts, at: at, key: parts[at], hash: hash, ttl: ttl}
+func (r *rueidisClient) readOf(command rueidis.Cacheable, at int, hash localcache.Key, ttl time.Duration) read {
+	// A copy, because the caller's may be in use elsewhere, where it is pinned already: even that must not be written a second time.
+	given := command.Commands()
+	own := rueidis.Cacheable(r.B().Arbitrary(given[:at]...).Keys(given[at]).Args(given[at+1:]...).ReadOnly().Pin())
+	parts := own.Commands()
+	return read{command: own, parts: parts, at: at, key: parts[at], hash: hash, ttl: ttl}
 }
 
 // miss goes on where L1 did not answer.
@@ -302,7 +304,7 @@ func (r *rueidisClient) ask(ctx context.Context, mine []wanted) []rueidis.RedisR
 }
 
 // land ends a flight with what Redis answered, and stores it if it may.
-func (r *rueidisClient) land(ctx context.Context, m read, f *replyFlight, life, result rueidis.RedisResult, began localcache.Instant, wall time.Time) rueidis.RedisResult {
+func (r *rueidisClient) land(ctx context.Context, m read, f *replyFlight, lifeLeft, result rueidis.RedisResult, began localcache.Instant, wall time.Time) rueidis.RedisResult {
 	defer r.end(m, f)
 	if err := result.NonRedisError(); err != nil {
 		f.err, f.abandoned = err, ctx.Err() != nil
@@ -311,9 +313,9 @@ func (r *rueidisClient) land(ctx context.Context, m read, f *replyFlight, life, 
 	message, err := result.ToMessage()
 	r.count(err)
 	left := m.ttl
-	pttl, lifeErr := life.AsInt64()
+	pttl, lifeErr := lifeLeft.AsInt64()
 	if pttl >= 0 {
-		left = min(left, time.Duration(pttl)*time.Millisecond)
+		left = min(left, life(pttl))
 	}
 	pxat := wall.Add(left).UnixMilli()
 	setExpiry(&message, pxat)

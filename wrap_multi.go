@@ -98,7 +98,7 @@ func (r *rueidisClient) DoMultiCache(ctx context.Context, multi ...rueidis.Cache
 				continue
 			}
 		}
-		if answer, done := r.want(ctx, &w, readOf(command, at, k, multi[i].TTL), i, q, found, result); done {
+		if answer, done := r.want(ctx, &w, r.readOf(command, at, k, multi[i].TTL), i, q, found, result); done {
 			results[i] = answer
 		}
 	}

@@ -459,3 +459,44 @@ func TestRueidisClosed(t *testing.T) {
 		t.Errorf("without a prefix: %v", err)
 	}
 }
+
+// A command that is pinned may be sent by several goroutines at a time: nothing writes to it.
+func TestRueidisSharesPinnedCommands(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Config{})
+	node, client := wrapped(t, optionsFor(server))
+	server.Do(t, "SET", prefix+"k", "v")
+	fence(t, node)
+	b := client.B()
+	kept, passed := b.Get().Key(prefix+"k").Cache().Pin(), b.Get().Key("other:k").Cache().Pin()
+	plain := []rueidis.Completed{b.Get().Key(prefix + "k").Build().Pin(), b.Strlen().Key(prefix + "k").Build().Pin()}
+	var working sync.WaitGroup
+	for range 4 {
+		working.Go(func() {
+			for range 20 {
+				results := client.DoMultiCache(bounded(t), rueidis.CT(kept, time.Hour), rueidis.CT(passed, time.Hour))
+				results = append(results, client.DoCache(bounded(t), kept, time.Hour), client.DoCache(bounded(t), passed, time.Hour))
+				results = append(results, client.Do(bounded(t), plain[0]))
+				results = append(results, client.DoMulti(bounded(t), plain...)...)
+				for _, result := range results {
+					check(t, result.NonRedisError())
+				}
+			}
+		})
+	}
+	working.Wait()
+}
+
+// A key that ends in thousands of years is kept as one that does not.
+func TestRueidisKeepsWhatEndsLate(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Config{})
+	node, client := wrapped(t, optionsFor(server))
+	server.Do(t, "SET", prefix+"k", "v", "PXAT", "253402300799000") // the end of 9999
+	fence(t, node)
+	warmGet(t, client, prefix+"k", "v")
+	result := client.DoCache(bounded(t), client.B().Get().Key(prefix+"k").Cache(), time.Hour)
+	if left := result.CachePTTL(); left <= 0 || left > time.Hour.Milliseconds() {
+		t.Errorf("%d ms left of an hour", left)
+	}
+}

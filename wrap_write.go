@@ -75,7 +75,7 @@ func (w writeThrough) forget(t touched) {
 // Do sends one command.
 func (w writeThrough) Do(ctx context.Context, command rueidis.Completed) rueidis.RedisResult {
 	if command.IsReadOnly() {
-		return w.again(ctx, command.Pin())
+		return w.again(ctx, command)
 	}
 	var t touched
 	t.touch(command, w.client.options.Prefixes)
@@ -102,8 +102,8 @@ func (w writeThrough) touchedBy(commands []rueidis.Completed) (t touched) {
 	return t
 }
 
-// again sends a read-only command, and sends it again if the connection broke, which a server restart does to every idle one. The command is
-// pinned: rueidis would give its memory to another one.
+// again sends a read-only command, and sends it again if the connection broke, which a server restart does to every idle one. It is not pinned,
+// which would write to what other goroutines may be sending: rueidis gives the memory of a command to another one only when it was answered.
 func (w writeThrough) again(ctx context.Context, command rueidis.Completed) (result rueidis.RedisResult) {
 	_ = tryAgain(ctx, func() error {
 		result = w.Client.Do(ctx, command)
@@ -112,12 +112,23 @@ func (w writeThrough) again(ctx context.Context, command rueidis.Completed) (res
 	return result
 }
 
+// againMulti is again for several commands. Those that were answered are not sent a second time.
 func (w writeThrough) againMulti(ctx context.Context, commands []rueidis.Completed) (results []rueidis.RedisResult) {
-	for i := range commands {
-		commands[i] = commands[i].Pin()
-	}
 	_ = tryAgain(ctx, func() error {
-		results = w.Client.DoMulti(ctx, commands...)
+		if results == nil {
+			results = w.Client.DoMulti(ctx, commands...)
+			return firstNonRedisError(results)
+		}
+		var failed []int
+		var rest []rueidis.Completed
+		for i, result := range results {
+			if result.NonRedisError() != nil {
+				failed, rest = append(failed, i), append(rest, commands[i])
+			}
+		}
+		for n, result := range w.Client.DoMulti(ctx, rest...) {
+			results[failed[n]] = result
+		}
 		return firstNonRedisError(results)
 	})
 	return results
