@@ -153,7 +153,7 @@ func (r *rueidisClient) pass(ctx context.Context, command rueidis.Cacheable) rue
 func tryAgain(ctx context.Context, do func() error) error {
 	err := do()
 	for _, pause := range triesAfter {
-		if err == nil || errors.Is(err, rueidis.ErrClosing) || ctx.Err() != nil {
+		if err == nil || errors.Is(err, rueidis.ErrClosing) || ended(ctx) {
 			break
 		}
 		select {
@@ -164,6 +164,12 @@ func tryAgain(ctx context.Context, do func() error) error {
 		}
 	}
 	return err
+}
+
+// ended reports whether a context has ended. A connection may notice its deadline before the context does.
+func ended(ctx context.Context) bool {
+	deadline, limited := ctx.Deadline()
+	return ctx.Err() != nil || limited && !time.Now().Before(deadline)
 }
 
 // A read is a command with one key, and how long its reply may be kept.
@@ -307,7 +313,7 @@ func (r *rueidisClient) ask(ctx context.Context, mine []wanted) []rueidis.RedisR
 func (r *rueidisClient) land(ctx context.Context, m read, f *replyFlight, lifeLeft, result rueidis.RedisResult, began localcache.Instant, wall time.Time) rueidis.RedisResult {
 	defer r.end(m, f)
 	if err := result.NonRedisError(); err != nil {
-		f.err, f.abandoned = err, ctx.Err() != nil
+		f.err, f.abandoned = err, ended(ctx)
 		return result
 	}
 	message, err := result.ToMessage()
