@@ -3,6 +3,7 @@ package nearcache
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -202,11 +203,17 @@ func (r *rueidisClient) single(key, path string) rueidis.Cacheable {
 // the key would on the server.
 func put(result rueidis.RedisResult, value *rueidis.RedisMessage) (ok bool) {
 	message, err := result.ToMessage()
-	if result.NonRedisError() != nil || !keepable(err) {
+	if result.NonRedisError() != nil || !keepable(err) && !lacksPath(err) {
 		return false
 	}
 	*value = *element(&message)
 	return true
+}
+
+// lacksPath reports whether JSON.GET failed because the key lacks the path, in the words of RedisJSON and of Valkey's module.
+func lacksPath(err error) bool {
+	failure, failed := rueidis.IsRedisErr(err)
+	return failed && strings.Contains(strings.ToLower(failure.Error()), "path") && strings.HasSuffix(failure.Error(), "does not exist")
 }
 
 // element returns what MGET says where GET says message, which L1 may hold: nothing of a key of another type.

@@ -293,3 +293,41 @@ func TestRueidisMGetFailsWithWhatItWaitsFor(t *testing.T) {
 		t.Errorf("afterwards: %v", got)
 	}
 }
+
+// JSON.GET of a path that a key lacks is an error. JSON.MGET, which may wait for it, has nothing for that key, and the values of the others.
+func TestRueidisJSONMGetOfWhatLacksThePath(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Config{})
+	proxy := startProxy(t, server)
+	proxy.setIntercept(func(args []string) ([]string, bool) {
+		switch args[0] {
+		case "JSON.MGET":
+			return append([]string{"MGET"}, args[1:len(args)-1]...), true
+		case "JSON.GET": // in the words of RedisJSON
+			return []string{"EVAL", `return redis.error_reply("ERR Path '.x' does not exist")`, "0"}, true
+		}
+		return args, true
+	})
+	options := optionsAt(proxy.addr())
+	options.MaxStaleness = endless
+	oneConnection(&options)
+	node, client := wrapped(t, options)
+	server.Do(t, "MSET", prefix+"a", "[1]", prefix+"b", "[2]")
+	fence(t, node)
+	proxy.hold(dataReplies)
+	b := client.B()
+	get, mget := make(chan error, 1), make(chan rueidis.RedisResult, 1)
+	go func() {
+		get <- client.DoCache(bounded(t), b.JsonGet().Key(prefix+"a").Path(".x").Cache(), time.Hour).Error()
+	}()
+	eventually(t, "JSON.GET is on its way", func() bool { return proxy.count("JSON.GET") == 1 })
+	go func() {
+		mget <- client.DoCache(bounded(t), b.JsonMget().Key(prefix+"a", prefix+"b").Path(".x").Cache(), time.Hour)
+	}()
+	eventually(t, "JSON.MGET waits for it", func() bool { return wrapStats(node).Coalesced == 1 })
+	proxy.release(dataReplies)
+	mentions(t, receive(t, "JSON.GET", get), "does not exist")
+	if got := texts(t, receive(t, "JSON.MGET", mget)); !slices.Equal(got, []string{"-", "[2]"}) {
+		t.Errorf("%v", got)
+	}
+}
