@@ -183,7 +183,8 @@ type read struct {
 }
 
 func (r *rueidisClient) readOf(command rueidis.Cacheable, at int, hash localcache.Key, ttl time.Duration) read {
-	// A copy, because the caller's may be in use elsewhere, where it is pinned already: even that must not be written a second time.
+	// A copy, because the caller's may be in use elsewhere, where it is pinned already: even that must not be written a second time. And one of
+	// ToStaticTTL, sent among others, crashes a connection that has no cache.
 	given := command.Commands()
 	own := rueidis.Cacheable(r.B().Arbitrary(given[:at]...).Keys(given[at]).Args(given[at+1:]...).ReadOnly().Pin())
 	parts := own.Commands()

@@ -500,3 +500,35 @@ func TestRueidisKeepsWhatEndsLate(t *testing.T) {
 		t.Errorf("%d ms left of an hour", left)
 	}
 }
+
+// ToStaticTTL, which has rueidis's connections look for a cache of their own, changes nothing.
+func TestRueidisStaticTTL(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Config{})
+	options := optionsFor(server)
+	oneConnection(&options)
+	options.Redis.AlwaysPipelining = true
+	node, client := wrapped(t, options)
+	server.Do(t, "MSET", prefix+"k", "v", "other:k", "w")
+	fence(t, node)
+	get := func(key string) rueidis.Cacheable { return client.B().Get().Key(key).Cache().ToStaticTTL() }
+	for key, value := range map[string]string{prefix + "k": "v", "other:k": "w"} {
+		for range 2 {
+			if got, err := client.DoCache(bounded(t), get(key), time.Hour).ToString(); got != value || err != nil {
+				t.Errorf("%q: %q, %v", key, got, err)
+			}
+			for _, result := range client.DoMultiCache(bounded(t), rueidis.CT(get(key), time.Hour), rueidis.CT(get(key), time.Hour)) {
+				if got, err := result.ToString(); got != value || err != nil {
+					t.Errorf("%q: %q, %v", key, got, err)
+				}
+			}
+		}
+	}
+	mget := client.B().Mget().Key(prefix+"k", "other:k").Cache().ToStaticTTL()
+	if got := texts(t, client.DoCache(bounded(t), mget, time.Hour)); got[0] != "v" || got[1] != "w" {
+		t.Errorf("%v", got)
+	}
+	if left, err := client.DoCache(bounded(t), client.B().Pttl().Key(prefix+"k").Cache().ToStaticTTL(), time.Hour).AsInt64(); left != -1 || err != nil {
+		t.Errorf("%d, %v", left, err)
+	}
+}
