@@ -91,9 +91,15 @@ func TestPrevious(t *testing.T) {
 			return "of another cache", nil
 		},
 	})
-	loads := 0
+	loads, panics := 0, false
 	cache := newCache(t, client, nearcache.Config[string]{
-		Codec: nearcache.String(), FailSafe: nearcache.FailSafe{MaxAge: time.Hour}, Clone: func(s string) string { return s + ", cloned" },
+		Codec: nearcache.String(), FailSafe: nearcache.FailSafe{MaxAge: time.Hour},
+		Clone: func(s string) string {
+			if panics {
+				panic("no clone")
+			}
+			return s + ", cloned"
+		},
 		Load: func(ctx context.Context, _ string) (string, error) {
 			outer.value, outer.ok = nearcache.Previous[string](ctx)
 			if n, ok := nearcache.Previous[int](ctx); ok {
@@ -120,6 +126,14 @@ func TestPrevious(t *testing.T) {
 	server.Do(t, "DEL", prefix+"k")
 	fence(t, client)
 	load("after another node's delete", seen{"value 1, cloned", true})
+	server.Do(t, "DEL", prefix+"k")
+	fence(t, client)
+	panics = true
+	_, err := cache.Get(t.Context(), "k", nearcache.Fresh())
+	if _, ok := errors.AsType[*nearcache.PanicError](err); !ok {
+		t.Errorf("Clone panics in the loader: %v", err)
+	}
+	panics = false
 	if err := cache.Delete(t.Context(), "k"); err != nil {
 		t.Fatal(err)
 	}

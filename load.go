@@ -314,7 +314,10 @@ func (c *Cache[V]) loads() bool { return c.config.loads() }
 // StaleWhileRevalidate), or what Config.FailSafe remembers, as long as it does. A loader that asks its source whether that still holds, by
 // an ETag or a version, returns it again if so. It is not ok if there is none, or of another type.
 func Previous[V any](ctx context.Context) (previous V, ok bool) {
-	previous, ok = ctx.Value(previousOf{}).(V)
+	value, ok := ctx.Value(previousOf{}).(func() V)
+	if ok {
+		previous = value()
+	}
 	return previous, ok
 }
 
@@ -324,7 +327,7 @@ type previousOf struct{}
 func (c *Cache[V]) withPrevious(ctx context.Context, previous *V) context.Context {
 	switch {
 	case previous != nil:
-		return context.WithValue(ctx, previousOf{}, c.own(*previous))
+		return context.WithValue(ctx, previousOf{}, func() V { return c.own(*previous) })
 	case ctx.Value(previousOf{}) != nil:
 		return context.WithValue(ctx, previousOf{}, nil)
 	}
