@@ -171,13 +171,16 @@ func (f *fleet) settle(ctx context.Context) error {
 	return nil
 }
 
-// tally is what the counters of all nodes say.
+// tally is what the counters say.
 type tally struct {
-	announced, applied, reported uint64
-	bytes                        int64
-	cpu                          time.Duration
-	cpuKnown                     bool
+	nodes    []counters
+	bytes    int64
+	cpu      time.Duration
+	cpuKnown bool
 }
+
+// counters are those of a node: of its own announcements, of others' that it applied, and of those that it was told it may have missed.
+type counters struct{ announced, applied, gaps uint64 }
 
 func (f *fleet) tally(ctx context.Context) tally {
 	var t tally
@@ -187,18 +190,50 @@ func (f *fleet) tally(ctx context.Context) tally {
 			continue
 		}
 		stats := n.bus.Stats()
-		t.announced += stats.Published
-		t.applied += stats.Delivered
+		c := counters{announced: stats.Published, applied: stats.Delivered}
 		for reason, count := range stats.Gaps {
 			if (broadcast.Gap{Reason: reason}).MustFlush() && reason != broadcast.NewOrigin {
-				t.reported += count
+				c.gaps += count
 			}
 		}
+		t.nodes = append(t.nodes, c)
 	}
 	if f.system.Broker != nil {
 		t.cpu, t.cpuKnown = f.system.Broker.CPU(ctx)
 	}
 	return t
+}
+
+// missed is how many announcements since before have not come to a node they were meant for, which is every one but their own, and whether each
+// node that misses some was told.
+func (t tally) missed(before tally) (lost int64, reported bool) {
+	var announced int64
+	for i := range t.nodes {
+		announced += int64(t.nodes[i].announced - before.nodes[i].announced)
+	}
+	reported = true
+	for i, c := range t.nodes {
+		missed := announced - int64(c.announced-before.nodes[i].announced) - int64(c.applied-before.nodes[i].applied)
+		if missed > 0 {
+			lost += missed
+			reported = reported && c.gaps > before.nodes[i].gaps
+		}
+	}
+	return lost, reported
+}
+
+// arrived waits a while until nothing that was announced since before is on its way: what is missing then is lost.
+func (f *fleet) arrived(ctx context.Context, before tally) (lost int64, reported bool, err error) {
+	deadline := time.Now().Add(2 * time.Second)
+	for {
+		lost, reported = f.tally(ctx).missed(before)
+		if lost == 0 || time.Now().After(deadline) {
+			return lost, reported, nil
+		}
+		if err := pause(ctx, 10*time.Millisecond); err != nil {
+			return lost, reported, err
+		}
+	}
 }
 
 func (f *fleet) close(ctx context.Context) error {

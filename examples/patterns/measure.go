@@ -29,7 +29,7 @@ type outcome struct {
 	stale    time.Duration // the oldest version that was read, by the time since the write that replaced it was acknowledged
 	counted  bool          // lost and reported are known
 	lost     int64         // messages that a node did not get
-	reported bool          // every node was told that messages may be missing
+	reported bool          // every node that did not get some was told that it may have missed them
 	back     time.Duration // from the end of the fault until every node read the latest version of everything
 }
 
@@ -132,7 +132,8 @@ func (f *fleet) throughput(ctx context.Context, phase time.Duration, r *result) 
 	r.bytes = float64(after.bytes-before.bytes) / float64(written)
 	r.cpuKnown = before.cpuKnown && after.cpuKnown
 	r.cpu = (after.cpu - before.cpu) / time.Duration(written)
-	return nil
+	_, _, err = f.arrived(ctx, before) // so that what is measured next does not come after what is queued
+	return err
 }
 
 func inParallel(count int, do func(int) error) error {
@@ -191,22 +192,7 @@ func (f *fleet) observe(ctx context.Context, meanwhile func() error) (o outcome,
 		return o, err
 	}
 	o.back, o.stale = time.Since(ended), time.Duration(oldest.Load())
-	if f.nodes[0].bus != nil {
-		// Every announcement goes to all nodes but the one that made it. What is still on its way is no loss.
-		deadline := time.Now().Add(2 * time.Second)
-		for {
-			after := f.tally(ctx)
-			o.counted = true
-			o.lost = int64(after.announced-before.announced)*(nodes-1) - int64(after.applied-before.applied)
-			o.reported = after.reported > before.reported
-			if o.lost <= 0 || time.Now().After(deadline) {
-				break
-			}
-			if err := pause(ctx, 10*time.Millisecond); err != nil {
-				return o, err
-			}
-		}
-		o.lost = max(o.lost, 0)
-	}
-	return o, nil
+	o.counted = f.nodes[0].bus != nil
+	o.lost, o.reported, err = f.arrived(ctx, before)
+	return o, err
 }
