@@ -47,10 +47,11 @@ const (
 	goldenRatio   = 0x9E3779B97F4A7C15 // of 2⁶⁴: its multiples are spread evenly
 )
 
-// sampled is true of one in frontSample of consecutive numbers, and not in step with a reader that reads the same keys over and over.
-func sampled(n uint64) bool {
-	n *= goldenRatio
-	n ^= n >> 32 // else numbers that are some hundreds apart have products that differ by almost a half, or nothing
+// sampled is true of one in frontSample reads, whatever the number of keys that a reader goes through over and over. It goes by the time
+// of the read, which is at hand, and not by a count, on which everything after it would have to wait.
+func sampled(k Key, now Instant) bool {
+	n := (uint64(now) ^ k.lo) * goldenRatio
+	n ^= n >> 32 // else reads some hundreds apart have products that differ by almost a half, or nothing
 	return n*goldenRatio < 1<<64/frontSample
 }
 

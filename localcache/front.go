@@ -39,9 +39,8 @@ func (f *front[V]) beside(k Key) *atomic.Pointer[entry[V]] {
 	return &f.places[(k.lo^1)&uint64(len(f.places)-1)]
 }
 
-// offer puts an entry that was found good into a place. The generation was read before the entry was looked up; hits is a number of hits
-// in the store.
-func (f *front[V]) offer(e *entry[V], generation, hits uint64) {
+// offer puts an entry that a read found good into a place. The generation was read before the entry was looked up.
+func (f *front[V]) offer(e *entry[V], generation uint64, now Instant) {
 	k := Key{hi: e.hi, lo: e.lo}
 	place, beside := f.place(k), f.beside(k)
 	first, second := place.Load(), beside.Load()
@@ -52,7 +51,7 @@ func (f *front[V]) offer(e *entry[V], generation, hits uint64) {
 	case first == nil:
 	case second == nil:
 		place = beside
-	case !sampled(hits):
+	case !sampled(k, now):
 		return
 	}
 	if !e.confirm(generation) {

@@ -60,7 +60,7 @@ func TestFrontNeedsTheSecondMove(t *testing.T) {
 	}
 	// A reader that was about to offer the entry does so now.
 	e := &entry[string]{header: header{hi: k.hi, lo: k.lo, epoch: s.Epoch(), deadline: Never}, front: &v.front}
-	v.front.offer(e, c.stripe(k).Load(), 1)
+	v.front.offer(e, c.stripe(k).Load(), Now())
 	if _, r := v.Get(k, Now(), 0); r != Hit {
 		t.Fatalf("the mutant is not caught: %v", r)
 	}
@@ -158,7 +158,7 @@ func TestFrontPairs(t *testing.T) {
 			t.Fatalf("key %d of the pair is in the front: %t", i, got)
 		}
 	}
-	for range 10 * frontSample {
+	for range 100 * frontSample {
 		get(t, v, keys[2])
 	}
 	if !inFront(keys[2]) || inFront(keys[0]) == inFront(keys[1]) {
@@ -180,25 +180,19 @@ func get(t *testing.T, v *View[string], k Key) {
 	}
 }
 
-// A reader who goes through the same keys over and over has each of them sampled, whatever their number.
+// A reader who comes back to a key at regular intervals has it sampled like any other.
 func TestSampled(t *testing.T) {
-	all := 0
-	for n := range uint64(1 << 16) {
-		if sampled(n) {
-			all++
-		}
-	}
-	if want := 1 << 16 / frontSample; all < want-want/100 || all > want+want/100 {
-		t.Errorf("%d of %d are sampled, not one of %d", all, 1<<16, frontSample)
-	}
-	for keys := range uint64(1000) {
-		for key := range keys {
-			n, rounds := key, 0
-			for ; !sampled(n); n += keys {
-				if rounds++; rounds > 100*frontSample {
-					t.Fatalf("key %d of %d is not sampled in %d rounds", key, keys, rounds)
-				}
+	for interval := range Instant(1000) {
+		const reads = 1000 * frontSample
+		k, now, all := randomKey(), Now(), 0
+		for range reads {
+			now += interval + 1
+			if sampled(k, now) {
+				all++
 			}
+		}
+		if all < reads/frontSample/2 || all > reads/frontSample*2 {
+			t.Errorf("%d of %d reads, one every %d ns, are sampled, not about one of %d", all, reads, interval+1, frontSample)
 		}
 	}
 }
@@ -252,7 +246,7 @@ func TestFrontServesNothingThatWasReplaced(t *testing.T) {
 			k := Key{hi: e.hi, lo: e.lo}
 			generation := c.stripe(k).Load()
 			fill()
-			v.front.offer(e, generation, 1)
+			v.front.offer(e, generation, Now())
 			v.front.place(k).Store(e)
 		},
 	} {

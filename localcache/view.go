@@ -104,7 +104,8 @@ func (v *View[V]) Get(k Key, now, notBefore Instant) (*V, Result) {
 	if shard := &(*table)[e.shard]; e.epoch != shard.epoch || shard.asOf < notBefore {
 		return v.getStored(k, now, notBefore)
 	}
-	if sampled(v.gate.cell().front.Add(1)) {
+	v.gate.cell().front.Add(1)
+	if sampled(k, now) {
 		v.touch(k)
 	}
 	return &e.value, Hit
@@ -145,7 +146,8 @@ func (v *View[V]) getStored(k Key, now, notBefore Instant) (*V, Result) {
 		cell.stale.Add(1)
 		return &e.value, Stale
 	}
-	v.front.offer(e, generation, cell.hits.Add(1))
+	cell.hits.Add(1)
+	v.front.offer(e, generation, now)
 	return &e.value, Hit
 }
 
