@@ -280,6 +280,7 @@ func (c *Client) observe(snapshot *telemetry.Snapshot) {
 	for _, link := range c.linkStats() {
 		snapshot.Links = append(snapshot.Links, telemetry.LinkSnapshot{
 			Server:     telemetry.ParseServer(link.Server),
+			Replica:    link.Replica,
 			Mode:       link.Mode.String(),
 			Reconnects: int64(link.Reconnects),
 			Staleness:  link.Staleness,

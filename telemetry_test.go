@@ -160,25 +160,25 @@ func TestTelemetryTellsWhatStatsTell(t *testing.T) {
 	got, stats := provider.collect(t), client.Stats()
 	of := stats.Caches["test"]
 	for name, value := range map[string]uint64{
-		"nearcache.requests test telemetry of the root hit local":       of.LocalHits,
-		"nearcache.requests test telemetry of the root miss local":      of.LocalMisses,
-		"nearcache.requests test telemetry of the root hit remote":      of.RemoteHits,
-		"nearcache.requests test telemetry of the root miss remote":     of.RemoteMisses,
-		"nearcache.requests test telemetry of the root hit source":      1,
-		"nearcache.requests test telemetry of the root negative source": 1,
-		"nearcache.memory.limit telemetry of the root":                  uint64(stats.Local.MaxBytes),
-		"nearcache.flushes telemetry of the root flushall":              1,
-		"nearcache.flushes telemetry of the root manual":                1,
-		"nearcache.flushes telemetry of the root reconnect":             0,
-		"nearcache.invalidations evicted telemetry of the root local":   stats.Local.Invalidations.Local.Evicted,
-		"nearcache.invalidations absent telemetry of the root tracking": stats.Local.Invalidations.Tracking.Absent,
-		"nearcache.tracking.reconnects telemetry of the root 127.0.0.1": 0,
+		"nearcache.requests test telemetry of the root hit local":               of.LocalHits,
+		"nearcache.requests test telemetry of the root miss local":              of.LocalMisses,
+		"nearcache.requests test telemetry of the root hit remote":              of.RemoteHits,
+		"nearcache.requests test telemetry of the root miss remote":             of.RemoteMisses,
+		"nearcache.requests test telemetry of the root hit source":              1,
+		"nearcache.requests test telemetry of the root negative source":         1,
+		"nearcache.memory.limit telemetry of the root":                          uint64(stats.Local.MaxBytes),
+		"nearcache.flushes telemetry of the root flushall":                      1,
+		"nearcache.flushes telemetry of the root manual":                        1,
+		"nearcache.flushes telemetry of the root reconnect":                     0,
+		"nearcache.invalidations evicted telemetry of the root local":           stats.Local.Invalidations.Local.Evicted,
+		"nearcache.invalidations absent telemetry of the root tracking":         stats.Local.Invalidations.Tracking.Absent,
+		"nearcache.tracking.reconnects telemetry of the root primary 127.0.0.1": 0,
 	} {
 		if got[name] != float64(value) {
 			t.Errorf("%s is %v, want %v", name, got[name], value)
 		}
 	}
-	if staleness := got["nearcache.tracking.staleness telemetry of the root 127.0.0.1"]; staleness <= 0 {
+	if staleness := got["nearcache.tracking.staleness telemetry of the root primary 127.0.0.1"]; staleness <= 0 {
 		t.Errorf("the link was heard of %v seconds ago", staleness)
 	}
 
@@ -190,5 +190,24 @@ func TestTelemetryTellsWhatStatsTell(t *testing.T) {
 	closeNode(t, client)
 	if left := provider.collect(t); len(left) != 0 {
 		t.Errorf("after Close: %v", left)
+	}
+}
+
+func TestTelemetryTellsReplicas(t *testing.T) {
+	t.Parallel()
+	provider := new(observables)
+	startReplicated(t, 1, func(_ *replicated, o *nearcache.Options) {
+		o.Name = "telemetry of replicas"
+		o.MeterProvider = provider
+	})
+	got := provider.collect(t)
+	for _, role := range []string{"primary", "replica"} {
+		name := "nearcache.tracking.mode tracking telemetry of replicas " + role + " 127.0.0.1"
+		if got[name] != 1 {
+			t.Errorf("%s is %v", name, got[name])
+		}
+		if staleness := got["nearcache.tracking.staleness telemetry of replicas "+role+" 127.0.0.1"]; staleness <= 0 {
+			t.Errorf("the %s was heard of %v seconds ago", role, staleness)
+		}
 	}
 }

@@ -35,9 +35,9 @@
 //	nearcache.verifications*             counter {verification}   nearcache.cache, nearcache.result=coherent|wrong|unresolved|skipped
 //	nearcache.verification.consistency*  gauge 1                  nearcache.cache
 //	nearcache.verification.age           histogram s              nearcache.cache
-//	nearcache.tracking.reconnects*       counter {reconnect}      server.address, server.port
-//	nearcache.tracking.staleness*        gauge s                  server.address, server.port
-//	nearcache.tracking.mode*             updowncounter {server}   server.address, server.port,
+//	nearcache.tracking.reconnects*       counter {reconnect}      server.address, server.port, nearcache.role=primary|replica
+//	nearcache.tracking.staleness*        gauge s                  server.address, server.port, nearcache.role=primary|replica
+//	nearcache.tracking.mode*             updowncounter {server}   server.address, server.port, nearcache.role=primary|replica,
 //	                                                              nearcache.mode=tracking|broadcast|ttl|off
 //	nearcache.tracking.fence.duration    histogram s              (error.type)
 //	nearcache.invalidation.lag           histogram s              server.address, server.port

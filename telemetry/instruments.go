@@ -18,6 +18,7 @@ const (
 	tierKey   = attribute.Key("nearcache.tier")
 	resultKey = attribute.Key("nearcache.result")
 	reasonKey = attribute.Key("nearcache.reason")
+	roleKey   = attribute.Key("nearcache.role")
 	modeKey   = attribute.Key("nearcache.mode")
 	sourceKey = attribute.Key("nearcache.source")
 	effectKey = attribute.Key("nearcache.effect")

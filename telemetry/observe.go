@@ -106,6 +106,7 @@ type Verification struct {
 // LinkSnapshot is the state of one tracking link.
 type LinkSnapshot struct {
 	Server     Server
+	Replica    bool   // nearcache.role is replica: it is read in its primary's place; else it is primary
 	Mode       string // what keeps the local tier coherent: one of tracking, broadcast, ttl, off; empty: not reported
 	Reconnects int64
 	Staleness  time.Duration // age of the link's as-of; negative: it was never live, and the figure is not reported
@@ -149,7 +150,7 @@ type observer struct {
 	registration metric.Registration
 	client       *clientSeries
 	caches       memo[string, *cacheSeries]
-	links        memo[Server, *linkSeries]
+	links        memo[linkKey, *linkSeries]
 
 	mu       sync.Mutex // several readers of one provider may collect at the same time
 	read     func(*Snapshot)

@@ -24,7 +24,7 @@ func (o *observer) report(to metric.Observer, s *Snapshot) {
 
 	for n := range s.Links {
 		link := &s.Links[n]
-		series := o.links.get(link.Server, o.telemetry.newLinkSeries)
+		series := o.links.get(linkKey{link.Server, link.Replica}, o.telemetry.newLinkSeries)
 		to.ObserveInt64(i.reconnects, link.Reconnects, series.plain...)
 		if link.Staleness >= 0 {
 			to.ObserveFloat64(i.staleness, link.Staleness.Seconds(), series.plain...)
@@ -50,6 +50,12 @@ func (t *Telemetry) newClientSeries() *clientSeries {
 	}
 }
 
+// linkKey tells links apart: a server may become the replica of another.
+type linkKey struct {
+	server  Server
+	replica bool
+}
+
 type linkSeries struct {
 	plain []metric.ObserveOption
 	mode  breakdown
@@ -58,8 +64,12 @@ type linkSeries struct {
 // modes are the values of nearcache.mode.
 var modes = []string{"tracking", "broadcast", "ttl", "off"}
 
-func (t *Telemetry) newLinkSeries(server Server) *linkSeries {
-	attributes := append(serverAttributes(server), t.nameAttr)
+func (t *Telemetry) newLinkSeries(key linkKey) *linkSeries {
+	role := "primary"
+	if key.replica {
+		role = "replica"
+	}
+	attributes := append(serverAttributes(key.server), t.nameAttr, roleKey.String(role))
 	return &linkSeries{plain: observeOptions(attributes...), mode: newBreakdown(modeKey, modes, attributes...)}
 }
 

@@ -356,7 +356,9 @@ func TestAlerts(t *testing.T) {
 		if severity := rule.Labels["severity"]; severity == "" || !regexp.MustCompile("`"+name+"`.*\\| "+severity+" \\|").Match(guide) {
 			t.Errorf("docs/observability.md has no %s of severity %q", name, severity)
 		}
-		if name != "NearcacheLoadsFail" { // a loader that never failed has no series of failures
+		switch name {
+		case "NearcacheLoadsFail", "NearcacheReplicaUnused": // no loader has failed yet, and no node reads a replica
+		default:
 			e.exists(rule.Expr)
 		}
 		if found := e.query(rule.Expr); len(found) != 0 && name != "NearcacheFillsRejected" {
@@ -400,16 +402,17 @@ func TestAlerts(t *testing.T) {
 	// Everything by hand from here: what would take an hour.
 	bypassing := *e
 	bypassing.handler = synthetic{
-		`nearcache_requests_total{nearcache_cache="airports",nearcache_name="node-1",nearcache_tier="local",nearcache_result="hit"}`:    {1000, 100},
-		`nearcache_requests_total{nearcache_cache="airports",nearcache_name="node-1",nearcache_tier="local",nearcache_result="bypass"}`: {0, 900},
-		`nearcache_requests_total{nearcache_cache="airports",nearcache_name="node-1",nearcache_tier="remote",nearcache_result="hit"}`:   {0, 900},
-		`nearcache_fills_rejected_total{nearcache_name="node-1",nearcache_reason="invalidated"}`:                                        {0, 800},
-		`nearcache_flushes_total{nearcache_name="node-1",nearcache_reason="gap"}`:                                                       {0, 1},
-		`nearcache_verifications_total{nearcache_name="node-1",nearcache_cache="airports",nearcache_result="wrong"}`:                    {0, 1},
-		`nearcache_load_duration_seconds_count{nearcache_name="node-1",nearcache_cache="airports"}`:                                     {10, 10},
-		`nearcache_load_duration_seconds_count{nearcache_name="node-1",nearcache_cache="airports",error_type="timeout"}`:                {0, 10},
-		`nearcache_tracking_staleness_seconds{nearcache_name="node-1",server_address="127.0.0.1",server_port="6379"}`:                   {0, 1},
-		`nearcache_tracking_mode{nearcache_name="node-1",nearcache_mode="ttl",server_address="127.0.0.1",server_port="6379"}`:           {0, 1},
+		`nearcache_requests_total{nearcache_cache="airports",nearcache_name="node-1",nearcache_tier="local",nearcache_result="hit"}`:                   {1000, 100},
+		`nearcache_requests_total{nearcache_cache="airports",nearcache_name="node-1",nearcache_tier="local",nearcache_result="bypass"}`:                {0, 900},
+		`nearcache_requests_total{nearcache_cache="airports",nearcache_name="node-1",nearcache_tier="remote",nearcache_result="hit"}`:                  {0, 900},
+		`nearcache_fills_rejected_total{nearcache_name="node-1",nearcache_reason="invalidated"}`:                                                       {0, 800},
+		`nearcache_flushes_total{nearcache_name="node-1",nearcache_reason="gap"}`:                                                                      {0, 1},
+		`nearcache_verifications_total{nearcache_name="node-1",nearcache_cache="airports",nearcache_result="wrong"}`:                                   {0, 1},
+		`nearcache_load_duration_seconds_count{nearcache_name="node-1",nearcache_cache="airports"}`:                                                    {10, 10},
+		`nearcache_load_duration_seconds_count{nearcache_name="node-1",nearcache_cache="airports",error_type="timeout"}`:                               {0, 10},
+		`nearcache_tracking_staleness_seconds{nearcache_name="node-1",nearcache_role="primary",server_address="127.0.0.1",server_port="6379"}`:         {0, 1},
+		`nearcache_tracking_staleness_seconds{nearcache_name="node-2",nearcache_role="replica",server_address="127.0.0.1",server_port="6380"}`:         {0, 1},
+		`nearcache_tracking_mode{nearcache_name="node-1",nearcache_mode="ttl",nearcache_role="primary",server_address="127.0.0.1",server_port="6379"}`: {0, 1},
 	}.handler()
 	e = &bypassing
 	e.now = e.now.Add(2 * time.Hour) // so that nothing of what was is looked at
@@ -418,12 +421,15 @@ func TestAlerts(t *testing.T) {
 	}
 	for _, name := range []string{
 		"NearcacheHitRatioDropped", "NearcacheFillsRejected", "NearcacheGaps", "NearcacheWrongAnswer", "NearcacheLoadsFail", "NearcacheLinkDown",
-		"NearcacheDegraded",
+		"NearcacheDegraded", "NearcacheReplicaUnused",
 	} {
 		fires(name)
 	}
-	if len(rules) != 10 {
-		t.Errorf("%d alerts, of which 10 are tried here", len(rules))
+	if found := e.query(rules["NearcacheLinkDown"].Expr); len(found) != 1 || found[0].Metric.Get("nearcache_name") != "node-1" {
+		t.Errorf("NearcacheLinkDown speaks of a replica: %v", found)
+	}
+	if len(rules) != 11 {
+		t.Errorf("%d alerts, of which 11 are tried here", len(rules))
 	}
 }
 

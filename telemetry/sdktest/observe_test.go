@@ -38,7 +38,7 @@ func full(s *telemetry.Snapshot) {
 	s.Flushes = telemetry.Flushes{Reconnect: 34, Overflow: 35, FlushAll: 36, Topology: 37, Manual: 38, Gap: 31}
 	s.Links = append(s.Links,
 		telemetry.LinkSnapshot{Server: telemetry.Server{Address: "127.0.0.1", Port: 6379}, Mode: "ttl", Reconnects: 39, Staleness: 250 * time.Millisecond},
-		telemetry.LinkSnapshot{Server: telemetry.Server{Address: "/run/redis.sock"}, Reconnects: 40, Staleness: -1},
+		telemetry.LinkSnapshot{Server: telemetry.Server{Address: "/run/redis.sock"}, Replica: true, Reconnects: 40, Staleness: -1},
 	)
 }
 
@@ -88,13 +88,13 @@ nearcache.verifications counter {verification} {nearcache.cache=users nearcache.
 nearcache.verifications counter {verification} {nearcache.cache=users nearcache.name=CLIENT nearcache.result=unresolved} 41
 nearcache.verifications counter {verification} {nearcache.cache=users nearcache.name=CLIENT nearcache.result=skipped} 42
 nearcache.verification.consistency gauge 1 {nearcache.cache=users nearcache.name=CLIENT} 0.75
-nearcache.tracking.reconnects counter {reconnect} {nearcache.name=CLIENT server.address=127.0.0.1 server.port=6379} 39
-nearcache.tracking.staleness gauge s {nearcache.name=CLIENT server.address=127.0.0.1 server.port=6379} 0.25
-nearcache.tracking.mode updowncounter {server} {nearcache.mode=tracking nearcache.name=CLIENT server.address=127.0.0.1 server.port=6379} 0
-nearcache.tracking.mode updowncounter {server} {nearcache.mode=broadcast nearcache.name=CLIENT server.address=127.0.0.1 server.port=6379} 0
-nearcache.tracking.mode updowncounter {server} {nearcache.mode=ttl nearcache.name=CLIENT server.address=127.0.0.1 server.port=6379} 1
-nearcache.tracking.mode updowncounter {server} {nearcache.mode=off nearcache.name=CLIENT server.address=127.0.0.1 server.port=6379} 0
-nearcache.tracking.reconnects counter {reconnect} {nearcache.name=CLIENT server.address=/run/redis.sock} 40
+nearcache.tracking.reconnects counter {reconnect} {nearcache.name=CLIENT nearcache.role=primary server.address=127.0.0.1 server.port=6379} 39
+nearcache.tracking.staleness gauge s {nearcache.name=CLIENT nearcache.role=primary server.address=127.0.0.1 server.port=6379} 0.25
+nearcache.tracking.mode updowncounter {server} {nearcache.mode=tracking nearcache.name=CLIENT nearcache.role=primary server.address=127.0.0.1 server.port=6379} 0
+nearcache.tracking.mode updowncounter {server} {nearcache.mode=broadcast nearcache.name=CLIENT nearcache.role=primary server.address=127.0.0.1 server.port=6379} 0
+nearcache.tracking.mode updowncounter {server} {nearcache.mode=ttl nearcache.name=CLIENT nearcache.role=primary server.address=127.0.0.1 server.port=6379} 1
+nearcache.tracking.mode updowncounter {server} {nearcache.mode=off nearcache.name=CLIENT nearcache.role=primary server.address=127.0.0.1 server.port=6379} 0
+nearcache.tracking.reconnects counter {reconnect} {nearcache.name=CLIENT nearcache.role=replica server.address=/run/redis.sock} 40
 `), "\n")
 	for n := range lines {
 		lines[n] = strings.ReplaceAll(lines[n], "CLIENT", client)
