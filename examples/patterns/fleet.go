@@ -222,9 +222,9 @@ func (t tally) missed(before tally) (lost int64, reported bool) {
 	return lost, reported
 }
 
-// arrived waits a while until nothing that was announced since before is on its way: what is missing then is lost.
-func (f *fleet) arrived(ctx context.Context, before tally) (lost int64, reported bool, err error) {
-	deadline := time.Now().Add(2 * time.Second)
+// arrived waits until nothing that was announced since before is on its way: what is missing after all that time is lost.
+func (f *fleet) arrived(ctx context.Context, before tally, within time.Duration) (lost int64, reported bool, err error) {
+	deadline := time.Now().Add(within)
 	for {
 		lost, reported = f.tally(ctx).missed(before)
 		if lost == 0 || time.Now().After(deadline) {

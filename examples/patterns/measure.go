@@ -132,7 +132,7 @@ func (f *fleet) throughput(ctx context.Context, phase time.Duration, r *result) 
 	r.bytes = float64(after.bytes-before.bytes) / float64(written)
 	r.cpuKnown = before.cpuKnown && after.cpuKnown
 	r.cpu = (after.cpu - before.cpu) / time.Duration(written)
-	_, _, err = f.arrived(ctx, before) // so that what is measured next does not come after what is queued
+	_, _, err = f.arrived(ctx, before, patience) // so that what is measured next does not come after what is queued
 	return err
 }
 
@@ -193,6 +193,6 @@ func (f *fleet) observe(ctx context.Context, meanwhile func() error) (o outcome,
 	}
 	o.back, o.stale = time.Since(ended), time.Duration(oldest.Load())
 	o.counted = f.nodes[0].bus != nil
-	o.lost, o.reported, err = f.arrived(ctx, before)
+	o.lost, o.reported, err = f.arrived(ctx, before, 2*time.Second)
 	return o, err
 }
