@@ -72,7 +72,7 @@ func (r *rueidisClient) follow(ctx context.Context, m read, f *replyFlight, q qu
 	return r.miss(ctx, m, q, found, result)
 }
 
-// DoMultiCache answers each command from L1, or else all others from Redis in one round trip.
+// DoMultiCache answers each command from L1, or else all others from Redis in one round trip; commands with several keys take one each.
 func (r *rueidisClient) DoMultiCache(ctx context.Context, multi ...rueidis.CacheableTTL) []rueidis.RedisResult {
 	if len(multi) == 0 {
 		return nil
@@ -145,14 +145,14 @@ func (r *rueidisClient) doCacheSpecial(ctx context.Context, command rueidis.Cach
 	switch parts := command.Commands(); {
 	case parts[0] == "MGET" && len(parts) > 1:
 		return r.mget(ctx, parts[1:], "", ttl)
-	case parts[0] == "JSON.MGET" && len(parts) > 2:
+	case parts[0] == "JSON.MGET" && len(parts) > 2 && parts[len(parts)-1] != "":
 		last := len(parts) - 1
 		return r.mget(ctx, parts[1:last], parts[last], ttl)
 	}
 	return r.pass(ctx, command)
 }
 
-// mget answers MGET and, with a path, JSON.MGET, from L1 key by key, and what is missing from Redis. The replies are those of GET and JSON.GET.
+// mget answers MGET and, with a path that is not empty, JSON.MGET, from L1 key by key, and what is missing from Redis. The replies are those of GET and JSON.GET.
 func (r *rueidisClient) mget(ctx context.Context, keys []string, path string, ttl time.Duration) rueidis.RedisResult {
 	now := localcache.Now()
 	q := query{began: now, notBefore: now.Add(-r.staleness)}

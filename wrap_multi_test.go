@@ -331,3 +331,32 @@ func TestRueidisJSONMGetOfWhatLacksThePath(t *testing.T) {
 		t.Errorf("%v", got)
 	}
 }
+
+// A server without JSON shows what was sent: JSON.MGET whatever its path is.
+func TestRueidisJSONMGetWithAnEmptyPath(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Config{})
+	_, client := wrapped(t, optionsFor(server))
+	server.Do(t, "SET", prefix+"k", "text")
+	result := client.DoCache(bounded(t), client.B().JsonMget().Key(prefix+"k").Path("").Cache(), time.Hour)
+	if err := result.Error(); err == nil || !strings.Contains(err.Error(), "JSON.MGET") {
+		t.Errorf("%v, %v", result, err)
+	}
+}
+
+// rueidis's own helpers treat this client as they treat a cluster's: a command for each key that is written.
+func TestRueidisHelpersThatWrite(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Config{})
+	_, client := wrapped(t, optionsFor(server))
+	server.Do(t, "SET", prefix+"old", "text")
+	failures := rueidis.MSetNX(client, bounded(t), map[string]string{prefix + "old": "other", prefix + "new": "text"})
+	if !rueidis.IsRedisNil(failures[prefix+"old"]) || failures[prefix+"new"] != nil {
+		t.Errorf("%v", failures)
+	}
+	for _, key := range []string{"old", "new"} {
+		if value, ok := stored(t, server, prefix+key); !ok || value != "text" {
+			t.Errorf("%s is %q, %t", key, value, ok)
+		}
+	}
+}
