@@ -89,7 +89,7 @@ func TestDegradeToTTL(t *testing.T) {
 			t.Errorf("reason %q", health.Reason)
 		}
 		for _, m := range []nearcache.Mode{nearcache.ModeTracking, nearcache.ModeBroadcast, nearcache.ModeTTL, nearcache.ModeOff} {
-			got := provider.collect(t)[fmt.Sprintf("nearcache.tracking.mode %v degraded to ttl 127.0.0.1", m)]
+			got := provider.collect(t)[fmt.Sprintf("nearcache.tracking.mode %v degraded to ttl primary 127.0.0.1", m)]
 			if (got == 1) != (m == mode) {
 				t.Errorf("the metric of mode %v is %v", m, got)
 			}

